@@ -1,0 +1,1 @@
+"""All that knows torch and skorch; importing this package loads neither."""

@@ -1,0 +1,114 @@
+"""What kind of model an estimator is, and what it answers. Loads no torch itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+
+def unfrozen(estimator: Any) -> Any:
+    """Take the estimator out of the FrozenEstimators around it."""
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator
+
+
+def last_step(estimator: Any) -> Any:
+    """Follow Pipelines and FrozenEstimators to the step that answers."""
+    while isinstance(estimator, (Pipeline, FrozenEstimator)):
+        estimator = unfrozen(estimator)
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def is_frozen(estimator: Any) -> bool:
+    """Whether the estimator, or the last step of a Pipeline, is frozen."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return isinstance(estimator, FrozenEstimator)
+
+
+def is_skorch(estimator: Any) -> bool:
+    """Whether the estimator is a skorch net itself."""
+    return any(
+        c.__name__ == "NeuralNet" and c.__module__.partition(".")[0] == "skorch"
+        for c in type(estimator).__mro__
+    )
+
+
+def is_net(estimator: Any) -> bool:
+    """Whether the estimator is a net in the wide sense.
+
+    A skorch net, one of our estimators around one, a Pipeline that ends in either, or
+    any of these frozen.
+    """
+    last = last_step(estimator)
+    if is_skorch(last):
+        return True
+    around = getattr(last, "_wraps_net", None)
+    return bool(around()) if callable(around) else False
+
+
+def classes_of(estimator: Any) -> np.ndarray:
+    """Classes of a fitted model, a column each."""
+    last = last_step(estimator)
+    if is_skorch(last):
+        # skorch answers with the number of the column, whatever its labels were
+        return np.arange(int(np.max(last.classes_)) + 1)
+    return np.asarray(last.classes_)
+
+
+def genuine_classes_of(estimator: Any) -> np.ndarray:
+    """Classes of a fitted model that stand for something real.
+
+    Neither "adversarial" nor "rejected" is among them.
+    """
+    genuine = getattr(last_step(estimator), "genuine_classes_", None)
+    return classes_of(estimator) if genuine is None else np.asarray(genuine)
+
+
+def for_model(estimator: Any, X: Any) -> Any:
+    """Return ``X`` in the only dtype that a bare skorch net takes."""
+    if is_skorch(unfrozen(estimator)):
+        return np.asarray(X, dtype=np.float32)
+    return X
+
+
+def predict(estimator: Any, X: Any) -> np.ndarray:
+    """Labels by the estimator's own ``predict``."""
+    return np.asarray(estimator.predict(for_model(estimator, X)))
+
+
+def has_scores(estimator: Any) -> bool:
+    """Whether a score for each class can be asked for."""
+    return hasattr(estimator, "decision_function") or hasattr(
+        estimator, "predict_proba"
+    )
+
+
+def class_scores(estimator: Any, X: Any) -> np.ndarray:
+    """Scores of shape (n_samples, n_classes), float64; the largest is the answer.
+
+    ``decision_function`` where there is one, else the log of ``predict_proba``, which
+    unlike the probability itself still moves where the model is nearly sure.
+    """
+    X = for_model(estimator, X)
+    if hasattr(estimator, "decision_function"):
+        scores = np.asarray(estimator.decision_function(X), dtype=np.float64)
+        if scores.ndim == 1:
+            scores = np.stack([-scores / 2, scores / 2], axis=1)
+        if scores.shape[1] == len(classes_of(estimator)):
+            return scores
+        # one-against-one votes are a column a pair and name no class
+        if not hasattr(estimator, "predict_proba"):
+            raise ValueError(
+                f"decision_function of {estimator!r} has {scores.shape[1]} columns for "
+                f"{len(classes_of(estimator))} classes. Use one that has a column a "
+                'class (for SVC: decision_function_shape="ovr").'
+            )
+    proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+    return np.log(np.clip(proba, np.finfo(np.float64).tiny, None))

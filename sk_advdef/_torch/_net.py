@@ -1,0 +1,310 @@
+"""skorch nets as scikit-learn classifiers that keep every rule of the house."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.base import ClassifierMixin, clone
+from sklearn.utils import gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from sk_advdef._base import Stamped
+from sk_advdef._torch._random import seeded
+from sk_advdef._validation import seed_from
+
+#: Rows that go through a module at a time.
+BATCH_SIZE = 1024
+
+_SOFTMAX = {torch.softmax, torch.Tensor.softmax, nn.functional.softmax}
+
+
+class _SoftmaxWatch(TorchFunctionMode):
+    """Remembers what went into the last softmax, to see through its saturation."""
+
+    logits: torch.Tensor | None = None
+    proba: torch.Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _SOFTMAX:
+            source = args[0] if args else (kwargs or {})["input"]
+            self.logits, self.proba = source, result
+        return result
+
+
+def eval_mode(module: nn.Module) -> nn.Module:
+    """Return the module in eval mode, as a copy unless all of it is so already."""
+    if any(m.training for m in module.modules()):
+        module = copy.deepcopy(module).eval()
+    return module
+
+
+def output_kind(net: Any) -> str:
+    """Say what the module of an initialized net returns, by its criterion.
+
+    ``"logits"``, ``"binary"`` (one logit), ``"proba"``, or ``"nonlinearity"`` where
+    the user gave skorch a function of his own that turns the output to probabilities.
+    """
+    if callable(net.predict_nonlinearity):
+        return "nonlinearity"
+    if isinstance(net.criterion_, nn.CrossEntropyLoss):
+        return "logits"
+    if isinstance(net.criterion_, nn.BCEWithLogitsLoss):
+        return "binary"
+    return "proba"
+
+
+class NetView(nn.Module):
+    """The module of a net, from an input batch to one score a class.
+
+    The scores' softmax is the probability of each class. ``n_classes`` cuts columns
+    that stand for no class.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        kind: str,
+        *,
+        n_classes: int | None = None,
+        nonlinearity: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.kind = kind
+        self.n_classes = n_classes
+        self.nonlinearity = nonlinearity
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores of shape (n_samples, n_classes)."""
+        like = next(self.module.parameters(), x)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        if self.kind == "proba":
+            with _SoftmaxWatch() as watch:
+                scores = _first(self.module(x.to(like.device, dtype)))
+            scores = watch.logits if scores is watch.proba else _safe_log(scores)
+        else:
+            scores = _first(self.module(x.to(like.device, dtype)))
+        if self.kind == "nonlinearity":
+            assert self.nonlinearity is not None
+            scores = _safe_log(self.nonlinearity(scores))
+        elif self.kind == "binary":
+            half = scores.reshape(len(x)) / 2
+            scores = torch.stack([-half, half], dim=1)
+        return scores[:, : self.n_classes].to(x.device)
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _safe_log(proba: torch.Tensor) -> torch.Tensor:
+    return proba.clamp_min(torch.finfo(proba.dtype).tiny).log()
+
+
+def view_of_net(net: Any, n_classes: int | None = None, *, live: bool = False) -> Any:
+    """Make the view of an initialized skorch net.
+
+    ``live=True`` keeps the module itself, for use inside training; otherwise the view
+    is in eval mode whatever mode the module is in.
+    """
+    kind = output_kind(net)
+    nonlinearity = net.predict_nonlinearity if kind == "nonlinearity" else None
+    module = net.module_ if live else eval_mode(net.module_)
+    return NetView(module, kind, n_classes=n_classes, nonlinearity=nonlinearity)
+
+
+def net_scores(net: Any, X: np.ndarray, n_classes: int | None = None) -> np.ndarray:
+    """Scores of an initialized net on ``X``, in blocks, without skorch's overhead."""
+    view = view_of_net(net, n_classes)
+    with torch.inference_mode():
+        blocks = [
+            view(torch.tensor(X[rows], dtype=torch.float32)).cpu().numpy()
+            for rows in gen_batches(len(X), BATCH_SIZE)
+        ]
+    return np.concatenate(blocks)
+
+
+def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
+    """Refuse a net whose output does not fit its criterion or the classes."""
+    kind = output_kind(net)
+    with torch.no_grad():
+        device = next(net.module_.parameters(), torch.empty(0)).device
+        rows = torch.tensor(X[:2], dtype=torch.float32, device=device)
+        # in eval mode from here on: the net is fresh, and training sets its own mode
+        output = _first(net.module_.eval()(rows))
+        if kind == "nonlinearity":
+            output = net.predict_nonlinearity(output)
+    name = type(net.module_).__name__
+    criterion = type(net.criterion_).__name__
+    if kind == "binary":
+        if output.numel() != len(rows):
+            raise ValueError(
+                f"{name} returns an output of shape {tuple(output.shape)} for "
+                f"{len(rows)} rows, but {criterion} takes one logit a row. Use "
+                "criterion=torch.nn.CrossEntropyLoss."
+            )
+        columns = 2
+    else:
+        columns = output.shape[1] if output.ndim == 2 else 0
+        sums = output.sum(dim=1) if columns else output.new_zeros(1)
+        if kind != "logits" and not (
+            columns
+            and bool((output >= 0).all())
+            and bool(((sums - 1).abs() < 1e-3).all())
+        ):
+            raise ValueError(
+                f"The rows that {name} returns are no probabilities (they sum to "
+                f"{', '.join(f'{s:.3g}' for s in sums.tolist())}), which is what "
+                f"skorch takes them for under criterion={criterion}. If {name} returns "
+                "logits, pass criterion=torch.nn.CrossEntropyLoss to the net."
+            )
+    if columns < n_classes or (kind == "binary" and n_classes > 2):
+        raise ValueError(
+            f"{name} returns {columns} columns for {n_classes} classes. Give it an "
+            "output for each class."
+        )
+
+
+class NetClassifier(ClassifierMixin, Stamped):
+    """A skorch net with labels of any kind, checked input and own inference.
+
+    Parameters
+    ----------
+    net : skorch net
+        The net; a clone is trained.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initialization, shuffling and dropout.
+
+    Attributes
+    ----------
+    net_ : skorch net
+        The fitted net. It knows classes by their position in ``classes_``.
+    classes_ : ndarray of shape (n_classes,)
+        Sorted labels.
+    """
+
+    def __init__(self, net: Any, *, random_state: Any = None) -> None:
+        self.net = net
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags of this estimator."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _wraps_net(self) -> bool:
+        return True
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        around: Callable[[Any, np.ndarray, np.ndarray], AbstractContextManager[Any]]
+        | None = None,
+        classes: np.ndarray | None = None,
+    ) -> NetClassifier:
+        """Train a clone of the net.
+
+        ``around(net, X, codes)`` may return a context manager under which the epochs
+        run; ``classes`` may name more labels than ``y`` has.
+        """
+        X, y = validate_data(
+            self, X, y, dtype=np.float32, allow_nd=True, ensure_min_samples=2
+        )
+        check_classification_targets(y)
+        self.classes_ = np.unique(y) if classes is None else np.asarray(classes)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"Classifier can't train when only one class is present: "
+                f"{self.classes_[0]!r}."
+            )
+        codes = np.searchsorted(self.classes_, y).astype(np.int64)
+        net = clone(self.net)
+        with seeded(seed_from(self.random_state)):
+            net.initialize()
+            check_output(net, X, len(self.classes_))
+            if isinstance(net.criterion_, nn.BCEWithLogitsLoss):
+                codes = codes.astype(np.float32)
+            with nullcontext() if around is None else around(net, X, codes):
+                net.partial_fit(X, codes)
+        net.module_.eval()
+        self.net_ = net
+        return self
+
+    def scores(self, X: Any) -> np.ndarray:
+        """Return scores of shape (n_samples, n_classes), logits where there are any."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        return net_scores(self.net_, X, len(self.classes_))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, shape (n_samples, n_classes)."""
+        return softmax(self.scores(X).astype(np.float64), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class of each row."""
+        scores = self.scores(X)
+        return self.classes_[scores.argmax(axis=1)]
+
+    def _as_module(self) -> nn.Module:
+        return view_of_net(self.net_, len(self.classes_))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, with the weights as NumPy arrays."""
+        state = super().__getstate__()
+        if "net_" in state:
+            state["net_"] = _packed(state["net_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the net from its class, its parameters and its weights."""
+        if isinstance(state.get("net_"), dict):
+            state = dict(state, net_=_unpacked(state["net_"]))
+        super().__setstate__(state)
+
+
+def _packed(net: Any) -> dict[str, Any]:
+    weights = {
+        name: value.detach().cpu().numpy() if torch.is_tensor(value) else value
+        for name, value in net.module_.state_dict().items()
+    }
+    return {"net": clone(net), "weights": weights, "history": net.history.to_list()}
+
+
+def _unpacked(packed: dict[str, Any]) -> Any:
+    net = packed["net"]
+    if str(net.device).startswith("cuda") and not torch.cuda.is_available():
+        warnings.warn(
+            f"The net was trained on {net.device!r}, which this machine has not: it "
+            "runs on the CPU.",
+            UserWarning,
+            stacklevel=3,
+        )
+        net.set_params(device="cpu")
+    with seeded(0):
+        net.initialize()
+    net.module_.load_state_dict(
+        {
+            name: torch.tensor(value) if isinstance(value, np.ndarray) else value
+            for name, value in packed["weights"].items()
+        }
+    )
+    net.module_.eval()
+    for row in packed["history"]:
+        net.history.append(row)
+    return net

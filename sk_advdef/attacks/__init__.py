@@ -1,0 +1,1 @@
+"""Attacks: what the defences are trained and judged against."""

@@ -1,0 +1,140 @@
+"""Balls and boxes in NumPy: what an attacker may change, to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from sk_advdef._validation import check_number, check_option, invalid
+
+NORMS = ("linf", "l2")
+
+
+def check_eps(owner: object, eps: Any, sample_shape: tuple[int, ...]) -> np.ndarray:
+    """Return ``eps`` as float64, a scalar or an array that fits one sample."""
+    if np.ndim(eps) == 0:
+        check_number(owner, "eps", eps, low=0)
+        return np.asarray(eps, dtype=np.float64)
+    allowed = "a float in [0, inf) or an array of them that fits one sample"
+    try:
+        values = np.asarray(eps, dtype=np.float64)
+        fits = np.broadcast_shapes(values.shape, sample_shape) == sample_shape
+    except (TypeError, ValueError):
+        fits = False
+    if not fits or not (np.isfinite(values).all() and (values >= 0).all()):
+        raise invalid(owner, "eps", f"{allowed} of shape {sample_shape}", eps)
+    return values
+
+
+def check_norm(owner: object, norm: Any) -> str:
+    """Return the name of a norm that is known."""
+    return check_option(owner, "norm", norm, NORMS)
+
+
+def check_bounds(
+    owner: object, bounds: Any, X: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the box as two float64 arrays, and refuse ``X`` outside it."""
+    if bounds is None:
+        return np.asarray(-np.inf), np.asarray(np.inf)
+    allowed = (
+        "None or a pair (low, high), each a number or an array that fits one sample, "
+        "low <= high"
+    )
+    try:
+        low, high = (np.asarray(b, dtype=np.float64) for b in bounds)
+        shape = np.broadcast_shapes(low.shape, high.shape, X.shape[1:])
+        fits = shape == X.shape[1:] and bool((low <= high).all())
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise invalid(owner, "bounds", allowed, bounds)
+    if np.less(X, low).any() or np.greater(X, high).any():
+        name = owner if isinstance(owner, str) else type(owner).__name__
+        raise ValueError(
+            f"X has values from {X.min():g} to {X.max():g}, some of them outside "
+            f"bounds={bounds!r} of {name}. Pass the range that input can have, such "
+            "as bounds=(X.min(axis=0), X.max(axis=0)), or bounds=None for no box."
+        )
+    return low, high
+
+
+def limits(
+    X: np.ndarray, eps: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest values, in X's dtype, within ``eps`` of ``X`` and the box.
+
+    Rounded inward, so that ``abs(value - X) <= eps`` holds as computed.
+    """
+    exact = X.astype(np.float64)
+    lower = _rounded(np.maximum(exact - eps, low), X.dtype, up=True)
+    upper = _rounded(np.minimum(exact + eps, high), X.dtype, up=False)
+    for _ in range(2):
+        lower = np.where(exact - lower > eps, np.nextafter(lower, X), lower)
+        upper = np.where(upper - exact > eps, np.nextafter(upper, X), upper)
+    return lower, upper
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype, *, up: bool) -> np.ndarray:
+    cast = values.astype(dtype)
+    if up:
+        return np.where(cast < values, np.nextafter(cast, dtype.type(np.inf)), cast)
+    return np.where(cast > values, np.nextafter(cast, dtype.type(-np.inf)), cast)
+
+
+def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
+    """Norm of each row of changes, float64."""
+    flat = np.asarray(delta, dtype=np.float64).reshape(len(delta), -1)
+    if norm == "linf":
+        return np.abs(flat).max(axis=1, initial=0)
+    return np.sqrt((flat * flat).sum(axis=1))
+
+
+def relative(delta: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """Express changes in units of ``eps``; where ``eps`` is zero nothing may change."""
+    return np.divide(delta, eps, out=np.zeros(delta.shape), where=eps > 0)
+
+
+def into_ball(
+    X_adv: np.ndarray, X: np.ndarray, eps: np.ndarray, norm: str
+) -> np.ndarray:
+    """Pull each row back until its L2 length, as computed, is within ``eps``."""
+    if norm == "linf":
+        return X_adv
+    exact = X.astype(np.float64)
+    axes = (1,) * (X.ndim - 1)
+    for _ in range(60):
+        delta = X_adv.astype(np.float64) - exact
+        if eps.ndim == 0:
+            length = lengths(delta, "l2")
+            over = length > eps
+            scale = eps / np.where(over, length, 1)
+        else:
+            length = lengths(relative(delta, eps), "l2")
+            over = length > 1
+            scale = 1 / np.where(over, length, 1)
+        if not over.any():
+            break
+        shrink = np.where(over, scale * (1 - 1e-7), 1).reshape(-1, *axes)
+        pulled = (exact + delta * shrink).astype(X.dtype)
+        X_adv = np.where(over.reshape(-1, *axes), pulled, X_adv)
+    return X_adv
+
+
+def random_in_ball(
+    rng: np.random.Generator, shape: tuple[int, ...], norm: str
+) -> np.ndarray:
+    """Draw points uniformly in the unit ball, a row each.
+
+    What a row gets depends on its position only, not on how many rows follow.
+    """
+    width = int(np.prod(shape[1:]))
+    if norm == "linf":
+        return rng.uniform(-1, 1, size=shape)
+    draws = rng.standard_normal((shape[0], width + 1))
+    radius = ndtr(draws[:, :1]) ** (1 / width)
+    direction = draws[:, 1:]
+    length = np.linalg.norm(direction, axis=1, keepdims=True)
+    return (direction / np.maximum(length, 1e-300) * radius).reshape(shape)

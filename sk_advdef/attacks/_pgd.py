@@ -1,0 +1,211 @@
+"""Attacks along the gradient, in many steps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import gen_batches
+
+from sk_advdef._torch._registry import as_module
+from sk_advdef._validation import check_flag, check_number, check_option, seed_from
+from sk_advdef.attacks._base import Attack, Problem
+from sk_advdef.attacks._geometry import random_in_ball
+
+LOSSES = ("ce", "margin")
+
+
+class Climb(NamedTuple):
+    """How an attack goes up the gradient; ``step_size`` is a part of ``eps``."""
+
+    steps: int
+    step_size: float
+    restarts: int = 1
+    random_start: bool = False
+    seed: int = 0
+
+
+class GradientAttack(Attack):
+    """Projected gradient ascent through the estimator's differentiable view."""
+
+    loss: str
+    batch_size: int
+
+    def _climb(self, problem: Problem) -> Climb:
+        raise NotImplementedError
+
+    def _search(
+        self, problem: Problem, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        import torch
+
+        from sk_advdef.attacks import _gradient
+
+        climb = self._climb(problem)
+        loss = check_option(self, "loss", self.loss, LOSSES)
+        batch_size = check_number(
+            self, "batch_size", self.batch_size, integer=True, low=1
+        )
+        view = as_module(problem.estimator)
+        goal = _gradient.class_goal(
+            loss, torch.tensor(problem.genuine), targeted=problem.targeted
+        )
+        dtype = torch.tensor(problem.X[:0]).dtype
+        eps = torch.tensor(problem.eps, dtype=dtype)
+
+        def ascend(rows: np.ndarray, noise: Any, early_stop: bool) -> list[np.ndarray]:
+            parts = []
+            for batch in gen_batches(len(rows), batch_size):
+                part = rows[batch]
+                center, lower, upper = (
+                    torch.tensor(a[part])
+                    for a in (problem.X, problem.lower, problem.upper)
+                )
+                ball = _gradient.Ball(center, lower, upper, eps, problem.norm)
+                start = center
+                if noise is not None:
+                    drawn = torch.tensor(noise[part], dtype=dtype)
+                    start = ball.project(center + eps * drawn)
+                columns = torch.tensor(problem.columns[part])
+                found = _gradient.ascend(
+                    view,
+                    start,
+                    ball,
+                    columns,
+                    goal,
+                    steps=climb.steps,
+                    step_size=climb.step_size,
+                    early_stop=early_stop,
+                )
+                parts.append([t.numpy() for t in found])
+            values, rank, passes = map(np.concatenate, zip(*parts, strict=True))
+            return [problem.settle(values, rows), rank, passes]
+
+        values = problem.X.copy()
+        rank = np.full(len(values), -np.inf)
+        fooled = np.zeros(len(values), dtype=bool)
+        n_queries = np.ones(len(values), dtype=np.int64)
+        for restart in range(climb.restarts):
+            left = rows[~fooled[rows]]
+            noise = None
+            if climb.random_start:
+                rng = np.random.default_rng([climb.seed, restart])
+                noise = random_in_ball(rng, problem.X.shape, problem.norm)
+            for early_stop in (True, False):
+                if not len(left):
+                    break
+                found, found_rank, passes = ascend(left, noise, early_stop)
+                n_queries[left] += passes + 1
+                confirmed = problem.is_fooled(found, left)
+                better = confirmed | (found_rank > rank[left])
+                values[left[better]] = found[better]
+                rank[left[better]] = found_rank[better]
+                fooled[left] = confirmed
+                # rows that only the view took for fooled go on without stopping
+                left = left[(found_rank > 0) & ~confirmed]
+        return values[rows], fooled[rows], n_queries[rows]
+
+
+class PGD(GradientAttack):
+    """Projected gradient descent from random starts.
+
+    Each step goes up the loss as steeply as the norm allows and is put back into the
+    ball and the box. Rows that are fooled leave the batch; of a row that is never
+    fooled the iterate nearest to it is kept.
+
+    Parameters
+    ----------
+    eps : float or array of floats that fits one sample
+        Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
+        a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
+    steps : int, default=40
+        Number of steps, at least 1.
+    step_size : float or None, default=None
+        Length of a step in units of ``X``, in (0, inf). None is ``2.5 * eps / steps``.
+        Where ``eps`` is an array, the length along its largest entry.
+    norm : {"linf", "l2"}, default="linf"
+        Norm of the ball.
+    loss : {"ce", "margin"}, default="ce"
+        Cross-entropy, or the difference between the best wrong score and the score of
+        the label, which sees through a saturated softmax.
+    restarts : int, default=1
+        Number of random starts, at least 1.
+    bounds : tuple (low, high) or None, default=(0.0, 1.0)
+        Box that results stay in: two numbers, or arrays with a value a feature; None
+        for no box.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the starts.
+    targeted : bool, default=False
+        Whether ``y`` names the classes to reach instead of those to leave.
+    random_start : bool, default=True
+        Whether to start at a random point of the ball instead of at the row itself.
+    batch_size : int, default=512
+        Number of rows that go through the model at a time.
+
+    See Also
+    --------
+    FGSM : A single step.
+    RandomSearch : An attack that needs scores only.
+
+    References
+    ----------
+    .. [1] A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards Deep
+       Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sk_advdef import PGD
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> attack = PGD(eps=0.5, bounds=(X.min(axis=0), X.max(axis=0)), random_state=0)
+    >>> X_adv = attack.perturb(model, X, y)
+    >>> model.score(X, y) > model.score(X_adv, y)
+    True
+    """
+
+    def __init__(
+        self,
+        eps: Any,
+        *,
+        steps: int = 40,
+        step_size: float | None = None,
+        norm: str = "linf",
+        loss: str = "ce",
+        restarts: int = 1,
+        bounds: Any = (0.0, 1.0),
+        random_state: Any = None,
+        targeted: bool = False,
+        random_start: bool = True,
+        batch_size: int = 512,
+    ) -> None:
+        self.eps = eps
+        self.steps = steps
+        self.step_size = step_size
+        self.norm = norm
+        self.loss = loss
+        self.restarts = restarts
+        self.bounds = bounds
+        self.random_state = random_state
+        self.targeted = targeted
+        self.random_start = random_start
+        self.batch_size = batch_size
+
+    def _climb(self, problem: Problem) -> Climb:
+        steps = check_number(self, "steps", self.steps, integer=True, low=1)
+        restarts = check_number(self, "restarts", self.restarts, integer=True, low=1)
+        if self.step_size is None:
+            size = 2.5 / steps
+        else:
+            check_number(
+                self,
+                "step_size",
+                self.step_size,
+                low=0,
+                closed="neither",
+                otherwise=" or None",
+            )
+            size = self.step_size / max(float(problem.eps.max()), 1e-300)
+        random_start = check_flag(self, "random_start", self.random_start)
+        return Climb(steps, size, restarts, random_start, seed_from(self.random_state))

@@ -1,0 +1,241 @@
+"""Random search on scores: the attacker who has no gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sk_advdef._images import ImageLayout, resolve_layout
+from sk_advdef._torch._models import has_scores
+from sk_advdef._validation import check_number, seed_from
+from sk_advdef.attacks._base import Attack, Problem
+
+#: Parts of the budget after which the changed share of features is halved.
+_HALVINGS = np.array([0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
+
+
+class RandomSearch(Attack):
+    """Random search on the scores of any classifier.
+
+    Each query changes a shrinking random part of a row and keeps the change if the
+    score of the attacker rises. Images are changed in square windows (the Square
+    attack [1]_), rows in random sets of features. Nothing but ``decision_function`` or
+    ``predict_proba`` is asked for, so it sees through every hidden or missing gradient
+    and works on trees.
+
+    Parameters
+    ----------
+    eps : float or array of floats that fits one sample
+        Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
+        a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
+    max_queries : int, default=1000
+        Number of queries a row, at least 1.
+    norm : {"linf", "l2"}, default="linf"
+        Norm of the ball.
+    bounds : tuple (low, high) or None, default=(0.0, 1.0)
+        Box that results stay in: two numbers, or arrays with a value a feature; None
+        for no box.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the search.
+    targeted : bool, default=False
+        Whether ``y`` names the classes to reach instead of those to leave.
+    p_init : float, default=0.8
+        Share of a row that the first queries change, in (0, 1].
+    image_shape : "square", tuple of int or None, default=None
+        Shape of the image in a row. None takes rows as features without order; stacked
+        images are searched as images.
+    channel_axis : int, default=-1
+        Axis of the channels within one image of three axes.
+
+    See Also
+    --------
+    PGD : An attack along the gradient.
+
+    References
+    ----------
+    .. [1] M. Andriushchenko, F. Croce, N. Flammarion, M. Hein, "Square Attack: a
+       query-efficient black-box adversarial attack via random search", ECCV 2020,
+       arXiv:1912.00049.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sk_advdef import RandomSearch
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = RandomForestClassifier(n_estimators=10, random_state=0).fit(X, y)
+    >>> attack = RandomSearch(eps=0.5, max_queries=100, bounds=None, random_state=0)
+    >>> X_adv = attack.perturb(model, X, y)
+    >>> model.score(X, y) > model.score(X_adv, y)
+    True
+    """
+
+    def __init__(
+        self,
+        eps: Any,
+        *,
+        max_queries: int = 1000,
+        norm: str = "linf",
+        bounds: Any = (0.0, 1.0),
+        random_state: Any = None,
+        targeted: bool = False,
+        p_init: float = 0.8,
+        image_shape: Any = None,
+        channel_axis: int = -1,
+    ) -> None:
+        self.eps = eps
+        self.max_queries = max_queries
+        self.norm = norm
+        self.bounds = bounds
+        self.random_state = random_state
+        self.targeted = targeted
+        self.p_init = p_init
+        self.image_shape = image_shape
+        self.channel_axis = channel_axis
+
+    def _search(
+        self, problem: Problem, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        budget = check_number(
+            self, "max_queries", self.max_queries, integer=True, low=1
+        )
+        check_number(self, "p_init", self.p_init, low=0, high=1, closed="right")
+        if not has_scores(problem.estimator):
+            raise TypeError(
+                f"RandomSearch asks for scores, and {problem.estimator!r} has neither "
+                "decision_function nor predict_proba."
+            )
+        proposals = _Proposals(
+            problem.X.shape,
+            self._layout(problem),
+            self.norm,
+            self.p_init,
+            seed_from(self.random_state),
+        )
+        unit = proposals.start()
+        values = problem.X.copy()
+        margin = np.full(len(values), -np.inf)
+        fooled = np.zeros(len(values), dtype=bool)
+        n_queries = np.ones(len(values), dtype=np.int64)
+        # the row as it is also counts, should no change be for the better
+        margin[rows] = problem.margin(values[rows], rows)
+        left = rows
+        for query in range(budget):
+            tried = (
+                unit[left]
+                if query == 0
+                else proposals.change(unit, left, query, query / budget)
+            )
+            found = problem.settle(problem.X[left] + problem.eps * tried, left)
+            gained = problem.margin(found, left)
+            n_queries[left] += 1
+            better = gained >= margin[left] if query else np.full(len(left), True)
+            kept = left[better]
+            unit[kept], values[kept] = tried[better], found[better]
+            margin[kept] = gained[better]
+            ahead = kept[margin[kept] > 0]
+            if len(ahead):
+                fooled[ahead] = problem.is_fooled(values[ahead], ahead)
+                n_queries[ahead] += 1
+                left = left[~fooled[left]]
+                if not len(left):
+                    break
+        return values[rows], fooled[rows], n_queries[rows]
+
+    def _layout(self, problem: Problem) -> ImageLayout | None:
+        if problem.X.ndim == 2 and self.image_shape is None:
+            return None
+        layout = resolve_layout(
+            self, problem.X.shape, self.image_shape, self.channel_axis
+        )
+        return None if len(layout.shape) == 1 else layout
+
+
+class _Proposals:
+    """Random changes, in units of eps; what a row gets depends on its position only."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        layout: ImageLayout | None,
+        norm: str,
+        p_init: float,
+        seed: int,
+    ) -> None:
+        self.shape, self.layout, self.norm = shape, layout, norm
+        self.p_init, self.seed = p_init, seed
+        self.width = int(np.prod(shape[1:]))
+
+    def start(self) -> np.ndarray:
+        """Draw a sign for each feature; for images, for each column (stripes)."""
+        rng = np.random.default_rng([self.seed, 0])
+        n = self.shape[0]
+        if self.layout is None:
+            unit = _signs(rng, (n, self.width)).reshape(self.shape)
+        else:
+            height, width, channels = self.layout.unfolded
+            stripes = _signs(rng, (n, 1, width, channels))
+            unit = self.layout.fold(np.repeat(stripes, height, axis=1))
+        return unit if self.norm == "linf" else unit / self.width**0.5
+
+    def change(
+        self, unit: np.ndarray, rows: np.ndarray, query: int, spent: float
+    ) -> np.ndarray:
+        """Change part of each of ``rows`` of ``unit``."""
+        rng = np.random.default_rng([self.seed, query])
+        share = self.p_init / 2 ** int((spent > _HALVINGS).sum())
+        tried = unit[rows]
+        if self.layout is None:
+            tried = self._change_set(rng, tried, rows, share)
+        else:
+            tried = self._change_window(rng, tried, rows, share)
+        if self.norm == "l2":
+            length = np.linalg.norm(tried.reshape(len(tried), -1), axis=1)
+            tried = tried / length.reshape(-1, *(1,) * (tried.ndim - 1))
+        return tried
+
+    def _size(self, changed: int) -> float:
+        # L2: what is changed gets twice its even part, the rest is scaled to fit
+        return 1.0 if self.norm == "linf" else 2 / max(self.width, changed) ** 0.5
+
+    def _change_set(
+        self,
+        rng: np.random.Generator,
+        tried: np.ndarray,
+        rows: np.ndarray,
+        share: float,
+    ) -> np.ndarray:
+        count = max(1, round(share * self.width))
+        features = rng.integers(self.width, size=(self.shape[0], count))[rows]
+        signs = _signs(rng, (self.shape[0], count))[rows]
+        flat = tried.reshape(len(tried), -1)
+        np.put_along_axis(flat, features, signs * self._size(count), axis=1)
+        return flat.reshape(tried.shape)
+
+    def _change_window(
+        self,
+        rng: np.random.Generator,
+        tried: np.ndarray,
+        rows: np.ndarray,
+        share: float,
+    ) -> np.ndarray:
+        assert self.layout is not None
+        height, width, channels = self.layout.unfolded
+        side = max(1, round((share * height * width) ** 0.5))
+        tall, wide = min(side, height), min(side, width)
+        n = self.shape[0]
+        top = rng.integers(height - tall + 1, size=n)[rows][:, None]
+        left = rng.integers(width - wide + 1, size=n)[rows][:, None]
+        signs = _signs(rng, (n, 1, 1, channels))[rows]
+        down, across = np.arange(height), np.arange(width)
+        inside = ((down >= top) & (down < top + tall))[:, :, None] & (
+            (across >= left) & (across < left + wide)
+        )[:, None, :]
+        images = self.layout.unfold(tried)
+        size = self._size(tall * wide * channels)
+        return self.layout.fold(np.where(inside[..., None], signs * size, images))
+
+
+def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.integers(2, size=shape) * 2.0 - 1.0

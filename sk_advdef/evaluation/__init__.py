@@ -1,0 +1,1 @@
+"""Scores, scorers and reports: what a defence is worth under attack."""

@@ -1,0 +1,257 @@
+"""Accuracy under attack, as a score and as a scorer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils import _safe_indexing, column_or_1d
+
+from sk_advdef._torch._models import predict
+from sk_advdef._torch._registry import has_view, missing_view
+from sk_advdef._validation import seed_from
+from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._pgd import PGD
+from sk_advdef.attacks._random_search import RandomSearch
+
+
+def default_attacks(
+    estimator: Any, eps: Any, bounds: Any, random_state: Any
+) -> list[Attack]:
+    """Make the attacks that stand for "the attacker who knows the defence".
+
+    PGD with cross-entropy and with the margin where there is a differentiable view, and
+    RandomSearch, which no hidden gradient can lead astray.
+    """
+    seed = seed_from(random_state)
+    asking = RandomSearch(eps, bounds=bounds, random_state=seed)
+    if not has_view(estimator):
+        warnings.warn(
+            f"{type(missing_view(estimator)).__name__} has no differentiable view: "
+            "RandomSearch, which only asks for scores, attacks alone. Register a view "
+            "with as_module.register to let gradient attacks join.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return [asking]
+    climbing = (
+        PGD(eps, loss=loss, bounds=bounds, random_state=seed)
+        for loss in ("ce", "margin")
+    )
+    return [*climbing, asking]
+
+
+def _as_list(attack: Any) -> list[Attack]:
+    attacks = list(attack) if isinstance(attack, Sequence) else [attack]
+    for one in attacks:
+        if not isinstance(one, Attack):
+            raise TypeError(
+                "attack must be an attack of this package, a list of them, or None. "
+                f"Got {one!r}."
+            )
+    if not attacks:
+        raise ValueError("attack is an empty list: pass at least one, or None.")
+    return attacks
+
+
+def _check_threat(attack: Any, eps: Any) -> list[Attack] | None:
+    """Refuse too little and too much said about what the attacker may do."""
+    if attack is None:
+        if eps is None:
+            raise ValueError(
+                "eps=None says nothing of how much an attacker may change. Pass eps, "
+                "or attack=... that brings one."
+            )
+        return None
+    if eps is not None:
+        raise ValueError(
+            f"Both attack and eps={eps!r} are given. Set eps on the attack itself."
+        )
+    return _as_list(attack)
+
+
+def robust_accuracy_score(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    attack: Any = None,
+    eps: Any = None,
+    bounds: Any = (0.0, 1.0),
+    random_state: Any = None,
+) -> float:
+    """Accuracy under attack: the share of rows that no attack took.
+
+    A row counts as held if the estimator's ``predict`` is right on it and every attack
+    failed to make it answer another genuine class ("adversarial" and "rejected" are
+    failures of the attacker). With several attacks this is the worst case per row. It
+    is an upper bound: a stronger attack can only lower it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier.
+    X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+        Rows inside ``bounds``.
+    y : array-like of shape (n_samples,)
+        True labels.
+    attack : attack, list of attacks or None, default=None
+        What to run. None runs PGD with cross-entropy, PGD with the margin and
+        RandomSearch, in turn on the rows that still hold; where the estimator has no
+        differentiable view, RandomSearch alone, with a warning.
+    eps : float, array of floats or None, default=None
+        Radius (Linf) of the default attacks in units of ``X``; required unless
+        ``attack`` is given.
+    bounds : tuple (low, high) or None, default=(0.0, 1.0)
+        Box for the default attacks.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the default attacks.
+
+    Returns
+    -------
+    score : float
+        Share of rows, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If neither or both of ``attack`` and ``eps`` are given, or ``X`` lies outside
+        ``bounds``.
+
+    See Also
+    --------
+    make_robust_scorer : The same as a scorer for searches.
+
+    Notes
+    -----
+    Quote the figure as "accuracy under the strongest attack we ran (an upper bound)",
+    with norm, eps, attacks, steps, queries and rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sk_advdef import robust_accuracy_score
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> score = robust_accuracy_score(
+    ...     model, X, y, eps=0.3, bounds=None, random_state=0
+    ... )
+    >>> 0 < score < model.score(X, y)
+    True
+    """
+    attacks = _check_threat(attack, eps)
+    if attacks is None:
+        attacks = default_attacks(estimator, eps, bounds, random_state)
+    return float(held_rows(estimator, X, y, attacks).mean())
+
+
+def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.ndarray:
+    """Tell for each row whether it is right and stays so under all ``attacks``."""
+    y = column_or_1d(y)
+    held = predict(estimator, X) == y
+    for attack in attacks:
+        rows = np.flatnonzero(held)
+        if not len(rows):
+            break
+        result = attack.run(estimator, _safe_indexing(X, rows), y[rows])
+        held[rows] = ~result.fooled
+    return held
+
+
+class RobustScorer:
+    """A scorer: called with a fitted estimator, rows and labels, it attacks."""
+
+    def __init__(self, attack: Any, eps: Any, bounds: Any, random_state: Any) -> None:
+        self.attack, self.eps = attack, eps
+        self.bounds, self.random_state = bounds, random_state
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        """Return the accuracy under attack."""
+        return robust_accuracy_score(
+            estimator,
+            X,
+            y,
+            attack=self.attack,
+            eps=self.eps,
+            bounds=self.bounds,
+            random_state=self.random_state,
+        )
+
+    def __repr__(self) -> str:
+        """Return the call that makes this scorer."""
+        said = [] if self.attack is None else [f"{self.attack!r}"]
+        said += [] if self.eps is None else [f"eps={self.eps!r}"]
+        said += [f"bounds={self.bounds!r}"] if self.attack is None else []
+        if self.random_state is not None:
+            said.append(f"random_state={self.random_state!r}")
+        return f"make_robust_scorer({', '.join(said)})"
+
+
+def make_robust_scorer(
+    attack: Any = None,
+    *,
+    eps: Any = None,
+    bounds: Any = (0.0, 1.0),
+    random_state: Any = None,
+) -> RobustScorer:
+    """Make a scorer of accuracy under attack for ``cross_validate`` and GridSearchCV.
+
+    Parameters
+    ----------
+    attack : attack, list of attacks or None, default=None
+        What to run; see :func:`robust_accuracy_score`. None is the worst case per row
+        of two gradient attacks and one that needs no gradient.
+    eps : float, array of floats or None, default=None
+        Radius (Linf) of the default attacks in units of ``X``; required unless
+        ``attack`` is given.
+    bounds : tuple (low, high) or None, default=(0.0, 1.0)
+        Box for the default attacks.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the default attacks.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y)`` returns the share of rows held; it can be pickled.
+
+    Warns
+    -----
+    UserWarning
+        If a single attack is given.
+
+    See Also
+    --------
+    robust_accuracy_score : The score itself.
+
+    Notes
+    -----
+    A search that judges by one gradient attack selects models that hide their gradient,
+    not models that are harder to fool.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sk_advdef import make_robust_scorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> scorer = make_robust_scorer(eps=0.3, bounds=None, random_state=0)
+    >>> search = GridSearchCV(
+    ...     LogisticRegression(max_iter=1000), {"C": [0.01, 1.0]}, scoring=scorer, cv=2
+    ... )
+    >>> bool(0 < search.fit(X, y).best_score_ < 1)
+    True
+    """
+    attacks = _check_threat(attack, eps)
+    if attacks is not None and len(attacks) == 1:
+        warnings.warn(
+            f"One attack alone, {attacks[0]!r}, judges: a search by one attack selects "
+            "models that hide from it. Pass a list with a gradient attack and one that "
+            "needs none, or eps=... for the default.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return RobustScorer(attack, eps, bounds, random_state)

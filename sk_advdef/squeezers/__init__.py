@@ -1,0 +1,1 @@
+"""Transformers that lower the precision of the input."""
