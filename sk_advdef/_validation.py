@@ -60,10 +60,13 @@ def check_number(
 def check_option(owner: object, name: str, value: Any, options: Iterable[Any]) -> Any:
     """Return ``value`` if it is one of ``options``."""
     options = list(options)
-    if not any(type(value) is type(o) and value == o for o in options):
-        allowed = ", ".join(map(repr, options))
-        raise invalid(owner, name, f"one of {{{allowed}}}", value)
-    return value
+    # Exact types keep True from 1; strings of NumPy come from searches over arrays.
+    kind = str if isinstance(value, str) else type(value)
+    for option in options:
+        if type(option) is kind and value == option:
+            return option
+    allowed = ", ".join(map(repr, options))
+    raise invalid(owner, name, f"one of {{{allowed}}}", value)
 
 
 def check_flag(owner: object, name: str, value: Any) -> bool:
@@ -76,12 +79,15 @@ def check_flag(owner: object, name: str, value: Any) -> bool:
 def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     """Return ``value`` as a pair of finite floats in rising order."""
     try:
-        low, high = (float(v) for v in value)
+        low, high = value
     except (TypeError, ValueError):
-        low = high = np.nan
-    if not (np.isfinite([low, high]).all() and low < high):
+        low = high = None
+    ok = all(
+        isinstance(v, numbers.Real) and not isinstance(v, bool) for v in (low, high)
+    )
+    if not (ok and np.isfinite([low, high]).all() and low < high):
         raise invalid(owner, name, "a pair (low, high) of numbers, low < high", value)
-    return low, high
+    return float(low), float(high)
 
 
 def seed_from(random_state: Any) -> int:

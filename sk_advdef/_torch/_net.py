@@ -51,6 +51,22 @@ def eval_mode(module: nn.Module) -> nn.Module:
     return module
 
 
+def frozen(module: nn.Module) -> nn.Module:
+    """Return the module in eval mode, with nothing to train in it.
+
+    Unless it is so already this is a copy that shares the weights: the module may be
+    the user's own, who wants to train on.
+    """
+    if any(p.requires_grad for p in module.parameters()) or any(
+        m.training for m in module.modules()
+    ):
+        shared: dict[int, Any] = {id(b): b for b in module.buffers()}
+        for weight in module.parameters():
+            shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
+        module = copy.deepcopy(module, shared).eval()
+    return module
+
+
 def output_kind(net: Any) -> str:
     """Say what the module of an initialized net returns, by its criterion.
 
@@ -89,21 +105,33 @@ class NetView(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores of shape (n_samples, n_classes)."""
-        like = next(self.module.parameters(), x)
-        dtype = like.dtype if like.is_floating_point() else torch.float32
-        if self.kind == "proba":
-            with _SoftmaxWatch() as watch:
-                scores = _first(self.module(x.to(like.device, dtype)))
-            scores = watch.logits if scores is watch.proba else _safe_log(scores)
-        else:
-            scores = _first(self.module(x.to(like.device, dtype)))
+        given = as_input(self.module, x)
+        if self.kind != "proba":
+            return self.scores(_first(self.module(given))).to(x.device)
+        with _SoftmaxWatch() as watch:
+            output = _first(self.module(given))
+        if output is watch.proba and watch.logits is not None:
+            return watch.logits[:, : self.n_classes].to(x.device)
+        return self.scores(output).to(x.device)
+
+    def scores(self, output: torch.Tensor) -> torch.Tensor:
+        """Turn what the module returned into scores."""
         if self.kind == "nonlinearity":
             assert self.nonlinearity is not None
-            scores = _safe_log(self.nonlinearity(scores))
+            output = _safe_log(self.nonlinearity(output))
         elif self.kind == "binary":
-            half = scores.reshape(len(x)) / 2
-            scores = torch.stack([-half, half], dim=1)
-        return scores[:, : self.n_classes].to(x.device)
+            half = output.reshape(len(output)) / 2
+            output = torch.stack([-half, half], dim=1)
+        elif self.kind == "proba":
+            output = _safe_log(output)
+        return output[:, : self.n_classes]
+
+
+def as_input(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Move rows to the device and the floating dtype of a module."""
+    like = next(module.parameters(), x)
+    dtype = like.dtype if like.is_floating_point() else torch.float32
+    return x.to(like.device, dtype)
 
 
 def _first(output: Any) -> torch.Tensor:
@@ -221,7 +249,8 @@ class NetClassifier(ClassifierMixin, Stamped):
         """Train a clone of the net.
 
         ``around(net, X, codes)`` may return a context manager under which the epochs
-        run; ``classes`` may name more labels than ``y`` has.
+        run on what it yields in the place of ``X``; ``classes`` may name more labels
+        than ``y`` has.
         """
         X, y = validate_data(
             self, X, y, dtype=np.float32, allow_nd=True, ensure_min_samples=2
@@ -240,8 +269,8 @@ class NetClassifier(ClassifierMixin, Stamped):
             check_output(net, X, len(self.classes_))
             if isinstance(net.criterion_, nn.BCEWithLogitsLoss):
                 codes = codes.astype(np.float32)
-            with nullcontext() if around is None else around(net, X, codes):
-                net.partial_fit(X, codes)
+            with nullcontext(X) if around is None else around(net, X, codes) as given:
+                net.partial_fit(given, codes)
         net.module_.eval()
         self.net_ = net
         return self

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import is_skorch, unfrozen
 
@@ -24,6 +26,7 @@ _BUILTIN = {
 
 #: What a subclass must leave alone for its parent's view to be its own.
 _ANSWERS = ("decision_function", "predict", "predict_proba", "transform")
+_NET_ANSWERS = (*_ANSWERS, "evaluation_step", "forward_iter", "infer")
 
 _registered: dict[type, Callable[[Any], Any]] = {}
 
@@ -32,10 +35,27 @@ class NoViewError(TypeError):
     """An estimator has no differentiable view."""
 
 
-def _same_answers(child: type, parent: type) -> bool:
+def _same_answers(
+    child: type, parent: type, answers: tuple[str, ...] = _ANSWERS
+) -> bool:
+    # static: a method behind available_if is a new object each time it is asked for
     return all(
-        getattr(child, name, None) is getattr(parent, name, None) for name in _ANSWERS
+        inspect.getattr_static(child, name, None)
+        is inspect.getattr_static(parent, name, None)
+        for name in answers
     )
+
+
+def _is_plain_pipeline(estimator: Any) -> bool:
+    return isinstance(estimator, Pipeline) and _same_answers(type(estimator), Pipeline)
+
+
+def _is_plain_net(estimator: Any) -> bool:
+    cls = type(estimator)
+    if not is_skorch(estimator):
+        return False
+    home = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "skorch")
+    return _same_answers(cls, home, _NET_ANSWERS)
 
 
 def _builder(estimator: Any) -> Callable[[Any], Any] | str | None:
@@ -51,15 +71,17 @@ def _builder(estimator: Any) -> Callable[[Any], Any] | str | None:
 def missing_view(estimator: Any) -> Any:
     """Return the first part of the estimator that has no view, or None."""
     estimator = unfrozen(estimator)
-    if isinstance(estimator, Pipeline) and type(estimator) not in _registered:
+    if _builder(estimator) is not None:
+        return None
+    if _is_plain_pipeline(estimator):
         parts = [s for _, s in estimator.steps if s is not None and s != "passthrough"]
         return next((m for m in map(missing_view, parts) if m is not None), None)
     own = getattr(estimator, "_missing_view", None)
     if callable(own):
         return own()
-    if hasattr(estimator, "_as_module") or is_skorch(estimator):
+    if hasattr(estimator, "_as_module") or _is_plain_net(estimator):
         return None
-    return None if _builder(estimator) is not None else estimator
+    return estimator
 
 
 def has_view(estimator: Any) -> bool:
@@ -84,6 +106,7 @@ def build(estimator: Any) -> Any:
         return builder(estimator)
     if isinstance(estimator, Pipeline):
         return _views.pipeline(estimator)
+    check_is_fitted(estimator)
     if hasattr(estimator, "_as_module"):
         return estimator._as_module()
     if is_skorch(estimator):
@@ -121,6 +144,8 @@ def as_module(estimator: Any) -> Any:
     ------
     TypeError
         If a part of the estimator has no view; the message names the part.
+    NotFittedError
+        If a part of the estimator is not fitted yet.
 
     See Also
     --------
@@ -149,7 +174,10 @@ def as_module(estimator: Any) -> Any:
     >>> torch.autograd.grad(scores[:, 0].sum(), rows)[0].shape
     torch.Size([2, 4])
     """
-    return build(estimator).eval().requires_grad_(False)
+    view = build(estimator)
+    from sk_advdef._torch._net import frozen
+
+    return frozen(view)
 
 
 def register(cls: type, builder: Callable[[Any], Any]) -> None:

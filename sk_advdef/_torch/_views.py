@@ -23,8 +23,6 @@ def pipeline(estimator: Any) -> nn.Module:
 
 def skorch_net(net: Any) -> nn.Module:
     """Take the module of a fitted skorch net."""
-    if not hasattr(net, "module_"):
-        raise NoViewError(f"This {type(net).__name__} is not fitted yet.")
     return view_of_net(net)
 
 

@@ -82,24 +82,28 @@ class Table:
         self.dtype = given.dtype
         small = given.dtype in (np.float32, np.float16, np.uint8, np.int8)
         self.values = given.astype(np.float32 if small else np.float64)
-        self._integers = given.dtype.kind in "iub"
-        if self._given is not None:
-            self._integer_columns = _integer_columns(X)
+        # the dtype of each column of a frame, or the one of an array
+        kinds = [self.dtype] if self._given is None else _kinds(X)
+        self._whole = np.array([k.kind in "iub" for k in kinds])
+        self._narrow = [
+            (i, k)
+            for i, k in enumerate(kinds)
+            if k.kind == "f" and k.itemsize < self.values.itemsize
+        ]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def settle(self, values: np.ndarray, rows: Any) -> np.ndarray:
-        """Round what must be whole toward the original; the rest as it is."""
+        """Round what the given dtypes cannot hold toward the original."""
         start = self.values[rows]
-        if self._integers:
-            return start + np.trunc(values - start)
-        if self._given is not None and self._integer_columns.any():
+        if self._whole.any():
+            whole = start + np.trunc(values - start)
+            values = np.where(self._whole, whole, values)
+        for i, dtype in self._narrow:
+            at = ... if self._given is None else (slice(None), i)
             values = values.copy()
-            whole = self._integer_columns
-            values[:, whole] = start[:, whole] + np.trunc(
-                values[:, whole] - start[:, whole]
-            )
+            values[at] = _toward(start[at], values[at], dtype)
         return values
 
     def restore(self, values: np.ndarray, rows: Any = slice(None)) -> Any:
@@ -113,10 +117,17 @@ def _is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "to_numpy")
 
 
+def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    cast = values.astype(dtype)
+    far = np.abs(cast.astype(np.float64) - start) > np.abs(
+        values.astype(np.float64) - start
+    )
+    return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
+
+
 def _frame_values(X: Any) -> np.ndarray:
-    kinds = [np.dtype(str(t).lower()) if _numeric(t) else None for t in _dtypes(X)]
-    if any(k is None for k in kinds):
-        bad = [c for c, k in zip(X.columns, kinds, strict=True) if k is None]
+    bad = [c for c, t in zip(X.columns, _dtypes(X), strict=True) if not _numeric(t)]
+    if bad:
         raise ValueError(
             f"The columns {bad} of X are not numeric. An attack changes numbers: "
             "encode them first, and attack the model behind the encoder."
@@ -135,8 +146,8 @@ def _numeric(dtype: Any) -> bool:
         return False
 
 
-def _integer_columns(X: Any) -> np.ndarray:
-    return np.array([np.dtype(str(t).lower()).kind in "iub" for t in _dtypes(X)])
+def _kinds(X: Any) -> list[np.dtype]:
+    return [np.dtype(str(t).lower()) for t in _dtypes(X)]
 
 
 def _like_frame(X: Any, values: np.ndarray, rows: Any) -> Any:
@@ -220,6 +231,7 @@ class Problem:
     def settle(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
         """Bring ``values`` into ball and box exactly, in the dtype that is returned."""
         values = np.clip(values, self.lower[rows], self.upper[rows])
+        values = values.astype(self.X.dtype, copy=False)
         pulled = into_ball(values, self.X[rows], self.eps, self.norm)
         return self.table.settle(pulled, rows)
 

@@ -51,12 +51,17 @@ def check_bounds(
         fits = False
     if not fits:
         raise invalid(owner, "bounds", allowed, bounds)
-    if np.less(X, low).any() or np.greater(X, high).any():
+    # in X's dtype: bounds taken before a cast to float32 still hold its rounded ends
+    if (
+        np.less(X, low.astype(X.dtype)).any()
+        or np.greater(X, high.astype(X.dtype)).any()
+    ):
         name = owner if isinstance(owner, str) else type(owner).__name__
+        box = f"={bounds!r}" if low.ndim == high.ndim == 0 else ""
         raise ValueError(
-            f"X has values from {X.min():g} to {X.max():g}, some of them outside "
-            f"bounds={bounds!r} of {name}. Pass the range that input can have, such "
-            "as bounds=(X.min(axis=0), X.max(axis=0)), or bounds=None for no box."
+            f"X has values from {X.min():g} to {X.max():g}, some of them outside the "
+            f"bounds{box} of {name}. Pass the range that input can have, such as "
+            "bounds=(X.min(axis=0), X.max(axis=0)), or bounds=None for no box."
         )
     return low, high
 
@@ -74,7 +79,8 @@ def limits(
     for _ in range(2):
         lower = np.where(exact - lower > eps, np.nextafter(lower, X), lower)
         upper = np.where(upper - exact > eps, np.nextafter(upper, X), upper)
-    return lower, upper
+    # a row on the rounded end of the box stays there
+    return np.minimum(lower, X), np.maximum(upper, X)
 
 
 def _rounded(values: np.ndarray, dtype: np.dtype, *, up: bool) -> np.ndarray:
@@ -118,7 +124,11 @@ def into_ball(
         if not over.any():
             break
         shrink = np.where(over, scale * (1 - 1e-7), 1).reshape(-1, *axes)
-        pulled = (exact + delta * shrink).astype(X.dtype)
+        delta = delta * shrink
+        pulled = (exact + delta).astype(X.dtype)
+        # rounding away from X would undo the pull where X is large
+        far = np.abs(pulled - exact) > np.abs(delta)
+        pulled = np.where(far, np.nextafter(pulled, X), pulled)
         X_adv = np.where(over.reshape(-1, *axes), pulled, X_adv)
     return X_adv
 

@@ -23,6 +23,7 @@ class Climb(NamedTuple):
     restarts: int = 1
     random_start: bool = False
     seed: int = 0
+    early_stop: bool = True
 
 
 class GradientAttack(Attack):
@@ -91,7 +92,7 @@ class GradientAttack(Attack):
             if climb.random_start:
                 rng = np.random.default_rng([climb.seed, restart])
                 noise = random_in_ball(rng, problem.X.shape, problem.norm)
-            for early_stop in (True, False):
+            for early_stop in (True, False) if climb.early_stop else (False,):
                 if not len(left):
                     break
                 found, found_rank, passes = ascend(left, noise, early_stop)
@@ -139,6 +140,9 @@ class PGD(GradientAttack):
         Whether ``y`` names the classes to reach instead of those to leave.
     random_start : bool, default=True
         Whether to start at a random point of the ball instead of at the row itself.
+    early_stop : bool, default=True
+        Whether a row leaves as soon as it is fooled. False goes on to the end and keeps
+        the most wrong iterate, which is what carries over to another model.
     batch_size : int, default=512
         Number of rows that go through the model at a time.
 
@@ -178,6 +182,7 @@ class PGD(GradientAttack):
         random_state: Any = None,
         targeted: bool = False,
         random_start: bool = True,
+        early_stop: bool = True,
         batch_size: int = 512,
     ) -> None:
         self.eps = eps
@@ -190,6 +195,7 @@ class PGD(GradientAttack):
         self.random_state = random_state
         self.targeted = targeted
         self.random_start = random_start
+        self.early_stop = early_stop
         self.batch_size = batch_size
 
     def _climb(self, problem: Problem) -> Climb:
@@ -206,6 +212,9 @@ class PGD(GradientAttack):
                 closed="neither",
                 otherwise=" or None",
             )
-            size = self.step_size / max(float(problem.eps.max()), 1e-300)
+            widest = float(problem.eps.max())
+            size = self.step_size / widest if widest > 0 else 0.0
         random_start = check_flag(self, "random_start", self.random_start)
-        return Climb(steps, size, restarts, random_start, seed_from(self.random_state))
+        early_stop = check_flag(self, "early_stop", self.early_stop)
+        seed = seed_from(self.random_state)
+        return Climb(steps, size, restarts, random_start, seed, early_stop)

@@ -118,8 +118,6 @@ class RandomSearch(Attack):
         margin = np.full(len(values), -np.inf)
         fooled = np.zeros(len(values), dtype=bool)
         n_queries = np.ones(len(values), dtype=np.int64)
-        # the row as it is also counts, should no change be for the better
-        margin[rows] = problem.margin(values[rows], rows)
         left = rows
         for query in range(budget):
             tried = (
@@ -134,13 +132,17 @@ class RandomSearch(Attack):
             kept = left[better]
             unit[kept], values[kept] = tried[better], found[better]
             margin[kept] = gained[better]
-            ahead = kept[margin[kept] > 0]
+            # at 0 it depends on how predict breaks ties, common among trees
+            ahead = kept[margin[kept] >= 0]
             if len(ahead):
                 fooled[ahead] = problem.is_fooled(values[ahead], ahead)
                 n_queries[ahead] += 1
                 left = left[~fooled[left]]
                 if not len(left):
-                    break
+                    return values[rows], fooled[rows], n_queries[rows]
+        # predict may put its threshold elsewhere than where scores are equal
+        fooled[left] = problem.is_fooled(values[left], left)
+        n_queries[left] += 1
         return values[rows], fooled[rows], n_queries[rows]
 
     def _layout(self, problem: Problem) -> ImageLayout | None:
@@ -207,8 +209,9 @@ class _Proposals:
         share: float,
     ) -> np.ndarray:
         count = max(1, round(share * self.width))
-        features = rng.integers(self.width, size=(self.shape[0], count))[rows]
-        signs = _signs(rng, (self.shape[0], count))[rows]
+        # one draw for feature and sign: what a row gets hangs on no row after it
+        drawn = rng.integers(2 * self.width, size=(self.shape[0], count))[rows]
+        features, signs = drawn // 2, drawn % 2 * 2.0 - 1
         flat = tried.reshape(len(tried), -1)
         np.put_along_axis(flat, features, signs * self._size(count), axis=1)
         return flat.reshape(tried.shape)
@@ -224,10 +227,10 @@ class _Proposals:
         height, width, channels = self.layout.unfolded
         side = max(1, round((share * height * width) ** 0.5))
         tall, wide = min(side, height), min(side, width)
-        n = self.shape[0]
-        top = rng.integers(height - tall + 1, size=n)[rows][:, None]
-        left = rng.integers(width - wide + 1, size=n)[rows][:, None]
-        signs = _signs(rng, (n, 1, 1, channels))[rows]
+        drawn = rng.random((self.shape[0], 2 + channels))[rows]
+        top = (drawn[:, :1] * (height - tall + 1)).astype(int)
+        left = (drawn[:, 1:2] * (width - wide + 1)).astype(int)
+        signs = np.where(drawn[:, None, None, 2:] < 0.5, -1.0, 1.0)
         down, across = np.arange(height), np.arange(width)
         inside = ((down >= top) & (down < top + tall))[:, :, None] & (
             (across >= left) & (across < left + wide)

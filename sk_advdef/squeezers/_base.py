@@ -96,7 +96,7 @@ class SeparableSqueezer(Squeezer):
         X_squeezed : ndarray
             The squeezed input, of the dtype of ``X``; never ``X`` itself.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "image_shape_")
         X = self._validated(X, reset=False)
         dtype = np.float32 if X.dtype == np.uint8 else X.dtype
         images = self._layout.unfold(X.astype(dtype, copy=True))

@@ -10,6 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from sk_advdef._validation import check_number, check_range
 from sk_advdef.squeezers._base import Squeezer
 
+RANGE_OF_UINT8 = (0.0, 255.0)
+
 
 def quantize(X: Any, low: Any, scale: Any, steps: int) -> Any:
     """Round ``X``, clipped to [low, low + scale], to ``steps + 1`` even levels."""
@@ -37,7 +39,7 @@ class BitDepthSqueezer(Squeezer):
         The range in use.
     n_features_in_ : int
         Number of features seen in ``fit`` (for stacked images, their first axis).
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen in ``fit``, where ``X`` has names that are all strings.
 
     See Also
@@ -89,12 +91,14 @@ class BitDepthSqueezer(Squeezer):
         self : BitDepthSqueezer
             The fitted squeezer.
         """
-        X = self._validated(X, reset=True)
         check_number(self, "bits", self.bits, integer=True, low=1, high=16)
+        if self.value_range is not None:
+            value_range = check_range(self, "value_range", self.value_range)
+        X = self._validated(X, reset=True)
         if X.dtype == np.uint8:
-            self.value_range_ = (0.0, 255.0)
+            self.value_range_ = RANGE_OF_UINT8
         elif self.value_range is not None:
-            self.value_range_ = check_range(self, "value_range", self.value_range)
+            self.value_range_ = value_range
         elif X.ndim == 2:
             self.value_range_ = (X.min(axis=0), X.max(axis=0))
         else:
@@ -116,12 +120,14 @@ class BitDepthSqueezer(Squeezer):
         X_squeezed : ndarray
             The rounded values, of the dtype of ``X``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "value_range_")
         X = self._validated(X, reset=False)
-        dtype = np.float32 if X.dtype == np.uint8 else X.dtype
-        low, high = (np.asarray(v, dtype=dtype) for v in self.value_range_)
+        is_uint8 = X.dtype == np.uint8
+        dtype = np.float32 if is_uint8 else X.dtype
+        value_range = RANGE_OF_UINT8 if is_uint8 else self.value_range_
+        low, high = (np.asarray(v, dtype=dtype) for v in value_range)
         squeezed = quantize(X.astype(dtype, copy=False), low, high - low, self._steps)
         squeezed = np.clip(squeezed, low, high)
-        if X.dtype == np.uint8:
+        if is_uint8:
             squeezed = np.rint(squeezed).astype(np.uint8)
         return squeezed

@@ -33,7 +33,7 @@ class BlurSqueezer(SeparableSqueezer):
         Shape of one image as it lies in ``X``.
     n_features_in_ : int
         Number of features seen in ``fit`` (for stacked images, their first axis).
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen in ``fit``, where ``X`` has names that are all strings.
 
     See Also

@@ -46,7 +46,7 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
         Height and width of the smaller image (for signals the height is 1).
     n_features_in_ : int
         Number of features seen in ``fit`` (for stacked images, their first axis).
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen in ``fit``, where ``X`` has names that are all strings.
 
     See Also
@@ -106,17 +106,19 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
         return area_matrix(new, length) @ down if self.restore else down
 
     def _new_size(self, height: int, width: int, signal: bool) -> tuple[int, int]:
+        factor = check_number(
+            self, "factor", self.factor, low=0, high=1, closed="right"
+        )
         if self.size is None:
-            factor = check_number(
-                self, "factor", self.factor, low=0, high=1, closed="right"
-            )
             return max(1, round(height * factor)), max(1, round(width * factor))
-        asked = (self.size,) * 2 if np.ndim(self.size) == 0 else tuple(self.size)
-        if signal:
-            asked = (1, asked[-1]) if len(asked) <= 2 else asked
-        ok = len(asked) == 2 and all(
+        old = (width,) if signal else (height, width)
+        several = isinstance(self.size, (tuple, list))
+        asked = tuple(self.size) if several else (self.size,) * len(old)
+        if signal and len(asked) == 2 and asked[0] == 1:
+            asked = asked[1:]
+        ok = len(asked) == len(old) and all(
             isinstance(s, (int, np.integer)) and not isinstance(s, bool) and 1 <= s <= m
-            for s, m in zip(asked, (height, width), strict=False)
+            for s, m in zip(asked, old, strict=True)
         )
         if not ok:
             sizes = f"{width}" if signal else f"({height}, {width})"
@@ -125,7 +127,7 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
                 "of the input"
             )
             raise invalid(self, "size", allowed, self.size)
-        return int(asked[0]), int(asked[1])
+        return (1 if signal else int(asked[0])), int(asked[-1])
 
     @property
     def _n_features_out(self) -> int:

@@ -1,0 +1,81 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+JOBS ?= 2
+BENCH_ARGS ?= --quick
+# Debian packages that tests marked `service` need.
+SERVICE_PACKAGES ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUNTIME := $(VENV)/.installed-runtime
+TESTS := $(VENV)/.installed-tests
+DOCS := $(VENV)/.installed-docs
+BENCH := $(VENV)/.installed-bench
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installs into one environment at once would break it.
+.NOTPARALLEL:
+.PHONY: help demo test test-services lint format docs bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+demo: $(RUNTIME) ## fool a classifier, squeeze its input, judge the result; writes demo_out/
+	$(BIN)/python -m sk_advdef demo --out demo_out
+
+test: lint ## lint, types, tests and doctests; fails under 95 % coverage
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+test-services: $(TESTS) ## tests that need a Debian package
+	@code=0; $(BIN)/python -m pytest -m service --collect-only -q >/dev/null || code=$$?; \
+	if [ $$code -eq 5 ]; then echo "test-services: no test is marked 'service', nothing to run"; exit 0; fi; \
+	if [ -n "$(SERVICE_PACKAGES)" ]; then apt-get update -qq && apt-get install -y -qq $(SERVICE_PACKAGES) || exit 1; fi; \
+	$(BIN)/python -m pytest -m service
+
+lint: $(TESTS) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(TESTS) ## let ruff repair and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(DOCS) ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -E -W --keep-going -n -b html docs docs/_build/html
+
+bench: $(BENCH) ## run the benchmarks; BENCH_ARGS= for the long form
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info demo_out docs/_build docs/generated docs/api.rst
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find sk_advdef tests benchmarks docs -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sk_advdef needs Python 3.11 or newer; say which with make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The interpreter is order-only: it is a link, as old as what it points to.
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing sk_advdef into $(VENV); the first time takes minutes"
+	$(INSTALL) -e ".[plot]"
+	@touch $@
+
+$(TESTS): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing sk_advdef and its test tools into $(VENV); the first time takes minutes"
+	$(INSTALL) -e ".[tests]"
+	@touch $@
+
+$(DOCS): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing sk_advdef and Sphinx into $(VENV); the first time takes minutes"
+	$(INSTALL) -e ".[docs]"
+	@touch $@
+
+$(BENCH): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing sk_advdef and what the benchmarks compare with into $(VENV)"
+	$(INSTALL) -e ".[bench]"
+	@touch $@
