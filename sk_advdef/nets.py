@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,13 +16,10 @@ __all__ = ["DropoutCNN", "DropoutMLP"]
 
 def _check_widths(owner: object, name: str, widths: Any) -> tuple[int, ...]:
     try:
-        widths = tuple(widths)
-    except TypeError:
-        widths = (None,)
-    for width in widths:
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise invalid(owner, name, "a tuple of positive ints", widths)
-    return widths
+        checked = [check_number(owner, name, w, integer=True, low=1) for w in widths]
+    except (TypeError, ValueError):
+        raise invalid(owner, name, "a tuple of positive ints", widths) from None
+    return tuple(int(width) for width in checked)
 
 
 def _as_parameters(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -169,6 +167,12 @@ class DropoutCNN(nn.Module):
             )
         if len(shape) == 1:
             assert self.image_shape is not None
+            if shape[0] != math.prod(self.image_shape):
+                raise ValueError(
+                    f"DropoutCNN was made for images of shape {self.image_shape}, "
+                    f"{math.prod(self.image_shape)} values a row. Got rows of "
+                    f"{shape[0]} features."
+                )
             shape = self.image_shape
         elif self.image_shape is not None and shape != self.image_shape:
             raise ValueError(

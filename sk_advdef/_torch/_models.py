@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -54,8 +56,9 @@ def is_net(estimator: Any) -> bool:
 
 
 def classes_of(estimator: Any) -> np.ndarray:
-    """Classes of a fitted model, a column each."""
-    last = last_step(estimator)
+    """Classes of a fitted model, a column each; "rejected" is not among them."""
+    rejects = rejection_of(estimator)
+    last = last_step(rejects[0] if rejects else estimator)
     if is_skorch(last):
         # skorch answers with the number of the column, whatever its labels were
         return np.arange(int(np.max(last.classes_)) + 1)
@@ -67,8 +70,18 @@ def genuine_classes_of(estimator: Any) -> np.ndarray:
 
     Neither "adversarial" nor "rejected" is among them.
     """
-    genuine = getattr(last_step(estimator), "genuine_classes_", None)
+    rejects = rejection_of(estimator)
+    last = last_step(rejects[0] if rejects else estimator)
+    genuine = getattr(last, "genuine_classes_", None)
     return classes_of(estimator) if genuine is None else np.asarray(genuine)
+
+
+def rejection_of(estimator: Any) -> tuple[Any, Any] | None:
+    """Return the model and the detector of an estimator that rejects, else None."""
+    last = last_step(estimator)
+    if hasattr(last, "reject_label_"):
+        return last.estimator_, last.detector_
+    return None
 
 
 def for_model(estimator: Any, X: Any) -> Any:
@@ -81,6 +94,14 @@ def for_model(estimator: Any, X: Any) -> Any:
 def predict(estimator: Any, X: Any) -> np.ndarray:
     """Labels by the estimator's own ``predict``."""
     return np.asarray(estimator.predict(for_model(estimator, X)))
+
+
+def torch_generators_kept() -> AbstractContextManager[Any]:
+    """Put torch's global generators back afterwards; each skorch ``predict`` draws."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return nullcontext()
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def has_scores(estimator: Any) -> bool:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin, clone
-from sklearn.utils import gen_batches
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sk_advdef._base import Stamped
+from sk_advdef._torch._models import is_net, is_skorch, unfrozen
 from sk_advdef._torch._random import seeded
+from sk_advdef._torch._registry import build
 from sk_advdef._validation import seed_from
 
 #: Rows that go through a module at a time.
@@ -260,7 +264,7 @@ class NetClassifier(ClassifierMixin, Stamped):
         if len(self.classes_) < 2:
             raise ValueError(
                 f"Classifier can't train when only one class is present: "
-                f"{self.classes_[0]!r}."
+                f"{self.classes_.tolist()[0]!r}."
             )
         codes = np.searchsorted(self.classes_, y).astype(np.int64)
         net = clone(self.net)
@@ -316,15 +320,7 @@ def _packed(net: Any) -> dict[str, Any]:
 
 
 def _unpacked(packed: dict[str, Any]) -> Any:
-    net = packed["net"]
-    if str(net.device).startswith("cuda") and not torch.cuda.is_available():
-        warnings.warn(
-            f"The net was trained on {net.device!r}, which this machine has not: it "
-            "runs on the CPU.",
-            UserWarning,
-            stacklevel=3,
-        )
-        net.set_params(device="cpu")
+    net = packed["net"]  # on the CPU, with a warning by skorch, where the GPU is gone
     with seeded(0):
         net.initialize()
     net.module_.load_state_dict(
@@ -337,3 +333,126 @@ def _unpacked(packed: dict[str, Any]) -> Any:
     for row in packed["history"]:
         net.history.append(row)
     return net
+
+
+def locate_net(model: Any) -> tuple[list[Any], Any, int | None]:
+    """Take a fitted model apart: transformers before the net, the net, its classes.
+
+    The number of classes is None where the net alone says it.
+    """
+    before: list[Any] = []
+    while not is_skorch(model):
+        model = unfrozen(model)
+        if isinstance(model, Pipeline):
+            before += [s for _, s in model.steps[:-1] if s not in (None, "passthrough")]
+            model = model.steps[-1][1]
+        elif isinstance(model, NetClassifier):
+            return before, model.net_, len(model.classes_)
+        elif not is_skorch(model):
+            if not is_net(model):
+                raise TypeError(f"{model!r} is not a net and does not end in one.")
+            model = model.estimator_
+    return before, model, None
+
+
+def transformed(before: list[Any], X: Any) -> np.ndarray:
+    """Pass rows through fitted transformers, to what a net takes."""
+    for step in before:
+        X = step.transform(X)
+    return check_array(X, dtype=np.float32, allow_nd=True)
+
+
+def with_adapter(estimator: Any, random_state: Any = None) -> Any:
+    """Clone an estimator, with a skorch net at its end made a NetClassifier."""
+    if is_skorch(estimator):
+        return NetClassifier(clone(estimator), random_state=random_state)
+    estimator = clone(estimator)
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        estimator.steps[-1] = (name, with_adapter(last, random_state))
+    return estimator
+
+
+def fit_adapted(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    random_state: Any,
+    around: Callable[..., AbstractContextManager[Any]],
+    **params: Any,
+) -> Any:
+    """Fit a net, alone or at the end of a Pipeline, with ``around`` about its epochs.
+
+    Transformers before the net are fitted once, on ``X``, and given to ``around`` as
+    ``before``.
+    """
+    model = with_adapter(estimator, random_state)
+    pipeline, before = model, []
+    while isinstance(model, Pipeline):
+        for i, (name, step) in enumerate(model.steps[:-1]):
+            if step not in (None, "passthrough"):
+                step = step if isinstance(step, FrozenEstimator) else step.fit(X, y)
+                X = step.transform(X)
+                model.steps[i] = (name, step)
+                before.append(step)
+        model = model.steps[-1][1]
+    if not isinstance(model, NetClassifier):
+        raise TypeError(
+            f"Training needs a skorch net to train, and {estimator!r} trains one in a "
+            "way of its own. Pass the skorch net itself."
+        )
+    model.fit(X, y, around=partial(around, before=before), **params)
+    return pipeline
+
+
+@contextmanager
+def hooked(net: Any, **hooks: Callable[..., Any]) -> Iterator[None]:
+    """Put functions around methods of a net: ``hook(original, *args, **kwargs)``."""
+    try:
+        for name, hook in hooks.items():
+            setattr(net, name, partial(hook, getattr(net, name)))
+        yield
+    finally:
+        for name in hooks:
+            vars(net).pop(name, None)
+
+
+class LiveModel:
+    """A net in training, as attacks see it: raw rows in, positions of classes out.
+
+    Its weights are those of the net at any moment; dropout is off and BatchNorm only
+    reads its statistics.
+    """
+
+    def __init__(
+        self, net: Any, before: list[Any], n_classes: int, genuine: np.ndarray
+    ) -> None:
+        self.net = net
+        self.classes_ = np.arange(n_classes)
+        self.genuine_classes_ = genuine
+        self.before = nn.Sequential(*map(build, before)).eval().requires_grad_(False)
+        self._view: Any = None
+        self._weights: list[int] = []
+
+    def _as_module(self) -> nn.Module:
+        weights = [p.data_ptr() for p in self.net.module_.parameters()]
+        # some optimizers put new tensors in the place of the old
+        if self._view is None or self._weights != weights:
+            self._weights = weights
+            net_view = view_of_net(self.net, len(self.classes_))
+            self._view = nn.Sequential(self.before, net_view)
+        return self._view
+
+    def _missing_view(self) -> None:
+        return None
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return class probabilities under the weights of this moment."""
+        view = self._as_module()
+        with torch.inference_mode():
+            scores = view(torch.tensor(np.asarray(X, dtype=np.float32)))
+        return softmax(scores.cpu().numpy().astype(np.float64), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return positions of classes under the weights of this moment."""
+        return self.predict_proba(X).argmax(axis=1)

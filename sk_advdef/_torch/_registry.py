@@ -106,7 +106,8 @@ def build(estimator: Any) -> Any:
         return builder(estimator)
     if isinstance(estimator, Pipeline):
         return _views.pipeline(estimator)
-    check_is_fitted(estimator)
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
     if hasattr(estimator, "_as_module"):
         return estimator._as_module()
     if is_skorch(estimator):
@@ -196,6 +197,49 @@ def register(cls: type, builder: Callable[[Any], Any]) -> None:
     if not callable(builder):
         raise TypeError(f"as_module.register takes a callable second. Got {builder!r}.")
     _registered[cls] = builder
+
+
+def as_score_module(detector: Any) -> Any:
+    """Return a fitted detector as a differentiable torch module of suspicion.
+
+    Parameters
+    ----------
+    detector : estimator
+        A fitted detector of this package.
+
+    Returns
+    -------
+    module : torch.nn.Module
+        From a float tensor of raw rows, shape (n_samples, ...), to the suspicion of
+        each, shape (n_samples,): minus ``score_samples``, differentiable in its input.
+
+    Raises
+    ------
+    TypeError
+        If the detector, or the model that it watches, has no differentiable view.
+
+    See Also
+    --------
+    as_module : The same for classifiers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_advdef import DropoutUncertaintyDetector, as_score_module
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = DropoutUncertaintyDetector(random_state=0).fit(X, y)
+    >>> rows = torch.tensor(X[:2], requires_grad=True)
+    >>> suspicion = as_score_module(detector)(rows)
+    >>> suspicion.shape
+    torch.Size([2])
+    >>> torch.autograd.grad(suspicion.sum(), rows)[0].shape
+    torch.Size([2, 4])
+    """
+    detector = unfrozen(detector)
+    if not hasattr(detector, "_as_score_module"):
+        raise NoViewError(f"{type(detector).__name__} has no differentiable suspicion.")
+    return detector._as_score_module().eval().requires_grad_(False)
 
 
 as_module.register = register  # type: ignore[attr-defined]

@@ -53,6 +53,20 @@ def two_columns(scores: torch.Tensor) -> torch.Tensor:
     return torch.cat([-scores / 2, scores / 2], dim=1)
 
 
+class _Times(nn.Module):
+    def __init__(self, view: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.view, self.factor = view, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.view(x) * self.factor
+
+
+def times(view: nn.Module, factor: float) -> nn.Module:
+    """Multiply the scores of a view."""
+    return _Times(view, factor)
+
+
 class OneVersusRest(nn.Module):
     """Scores whose softmax is the normalized sigmoid of each decision value."""
 
@@ -181,7 +195,11 @@ def _operator(matrix: Any) -> torch.Tensor | None:
         return _buffer(matrix)
     coo = matrix.tocoo()
     indices = torch.tensor(np.stack([coo.row, coo.col]), dtype=torch.int64)
-    return torch.sparse_coo_tensor(indices, _buffer(coo.data), coo.shape).coalesce()
+    # checked once, and said so: torch warns where this is left open
+    values = _buffer(coo.data)
+    return torch.sparse_coo_tensor(
+        indices, values, coo.shape, check_invariants=True
+    ).coalesce()
 
 
 def separable(squeezer: Any) -> nn.Module:

@@ -14,6 +14,9 @@ from sk_advdef._torch._models import (
     classes_of,
     genuine_classes_of,
     predict,
+    rejection_of,
+    torch_generators_kept,
+    unfrozen,
 )
 from sk_advdef._validation import check_flag
 from sk_advdef.attacks._geometry import (
@@ -174,6 +177,12 @@ class Problem:
     def __init__(self, attack: Any, estimator: Any, X: Any, y: Any) -> None:
         self.attack = attack
         self.estimator = estimator
+        #: what answers, and what must not be alarmed (None where nothing rejects)
+        self.model: Any = estimator
+        self.detector: Any = None
+        rejects = rejection_of(estimator)
+        if rejects is not None:
+            self.model, self.detector = rejects[0], unfrozen(rejects[1])
         self.table = Table(X)
         self.X = self.table.values
         self.targeted = check_flag(attack, "targeted", attack.targeted)
@@ -221,12 +230,17 @@ class Problem:
     def margin(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """How far the attacker is ahead, by the estimator's scores; above 0 he won."""
         given = self.table.restore(values, rows)
-        return margin_of(
-            class_scores(self.estimator, given),
+        ahead = margin_of(
+            class_scores(self.model, given),
             self.columns[rows],
             self.genuine,
             targeted=self.targeted,
         )
+        if self.detector is None:
+            return ahead
+        accepted = self.detector.decision_function(given) / self.detector.scale_
+        # in the same units, so that the smaller of the two is worth working on
+        return np.minimum(ahead, np.nextafter(accepted, np.inf))
 
     def settle(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
         """Bring ``values`` into ball and box exactly, in the dtype that is returned."""
@@ -279,14 +293,17 @@ class Attack(BaseEstimator):
         result : AttackResult
             Attacked rows and what became of them.
         """
-        problem = Problem(self, estimator, X, y)
-        values = problem.X.copy()
-        fooled = problem.is_fooled(values)
-        n_queries = np.ones(len(values), dtype=np.int64)
-        rows = np.flatnonzero(~fooled & (problem.columns >= 0))
-        if len(rows):
-            values[rows], fooled[rows], n_queries[rows] = self._search(problem, rows)
-        return problem.result(values, fooled, n_queries)
+        with torch_generators_kept():
+            problem = Problem(self, estimator, X, y)
+            values = problem.X.copy()
+            fooled = problem.is_fooled(values)
+            n_queries = np.ones(len(values), dtype=np.int64)
+            rows = np.flatnonzero(~fooled & (problem.columns >= 0))
+            if len(rows):
+                values[rows], fooled[rows], n_queries[rows] = self._search(
+                    problem, rows
+                )
+            return problem.result(values, fooled, n_queries)
 
     def perturb(self, estimator: Any, X: Any, y: Any = None) -> Any:
         """Return attacked rows only: ``run(estimator, X, y).X_adv``.
@@ -307,6 +324,33 @@ class Attack(BaseEstimator):
             Attacked rows.
         """
         return self.run(estimator, X, y).X_adv
+
+    def rows_to_train_on(self, estimator: Any, X: Any, y: Any) -> Any:
+        """Return attacked rows to learn from: of every row, made to the end.
+
+        Unlike in ``run``, rows that are wrong already are attacked too, and attacks
+        along the gradient let no row leave early.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted classifier, or one in training.
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows inside ``bounds``. Not changed.
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        Returns
+        -------
+        X_adv : array of the type, shape and dtype of ``X``
+            Attacked rows.
+        """
+        with torch_generators_kept():
+            problem = Problem(self, estimator, X, y)
+            return problem.table.restore(self._train_on(problem))
+
+    def _train_on(self, problem: Problem) -> np.ndarray:
+        return self._search(problem, np.arange(len(problem.X)))[0]
 
     def _search(
         self, problem: Problem, rows: np.ndarray

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-#: (scores, columns) -> loss to raise, and a rank to keep the best by, success above 0
-Goal = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+#: (x, scores, columns) -> a loss to raise, and a rank to keep the best by, above 0 for
+#: success; a row each
+Goal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 def _rows(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -74,7 +76,9 @@ def class_goal(loss: str, genuine: torch.Tensor, *, targeted: bool) -> Goal:
     the margin: how far the best wrong genuine class is above everything else.
     """
 
-    def goal(scores: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def goal(
+        x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         label = torch.zeros_like(scores, dtype=torch.bool)
         label.scatter_(1, columns[:, None], True)
         wanted = label if targeted else genuine & ~label
@@ -90,6 +94,35 @@ def class_goal(loss: str, genuine: torch.Tensor, *, targeted: bool) -> Goal:
         return value, margin
 
     return goal
+
+
+def accepted_goal(
+    class_goal: Goal, suspicion: nn.Module, offset: float, scale: float
+) -> Goal:
+    """Make the goal of an attack on a class that a detector must accept.
+
+    Rows that are right follow the class's gradient, rows that are wrong the detector's,
+    so that they go on to what is least suspicious. Wrong ranks above right, and among
+    the wrong the less suspicious; success is wrong and accepted.
+    """
+
+    def goal(
+        x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        value, margin = class_goal(x, scores, columns)
+        accepted = (-suspicion(x) - offset) / scale
+        if offset == -torch.inf:
+            accepted = torch.ones_like(accepted)
+        wrong = margin > 0
+        value = torch.where(wrong, accepted.to(value.dtype), value)
+        rank = torch.where(wrong, _squash(accepted), _squash(margin) - 2)
+        return value, rank
+
+    return goal
+
+
+def _squash(values: torch.Tensor) -> torch.Tensor:
+    return values.double() / (1 + values.double().abs())
 
 
 def ascend(
@@ -116,7 +149,7 @@ def ascend(
         last = step == steps
         x = x.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            value, rank = goal(view(x), columns[rows])
+            value, rank = goal(x, view(x), columns[rows])
         passes[rows] += 1
         rank = rank.detach().double()
         better = rank > best_rank[rows]

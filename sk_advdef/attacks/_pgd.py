@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import gen_batches
 
-from sk_advdef._torch._registry import as_module
+from sk_advdef._torch._registry import as_module, as_score_module
 from sk_advdef._validation import check_flag, check_number, check_option, seed_from
 from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._geometry import random_in_ball
@@ -38,19 +38,64 @@ class GradientAttack(Attack):
     def _search(
         self, problem: Problem, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        climb = self._climb(problem)
+        ascend = self._ascender(problem, climb)
+        early_stops = (True, False) if climb.early_stop else (False,)
+        if problem.detector is not None:
+            early_stops = (False,)  # on to the iterate that is least suspicious
+        values = problem.X.copy()
+        rank = np.full(len(values), -np.inf)
+        fooled = np.zeros(len(values), dtype=bool)
+        n_queries = np.ones(len(values), dtype=np.int64)
+        for restart in range(climb.restarts):
+            left = rows[~fooled[rows]]
+            noise = self._noise(problem, climb, restart)
+            for early_stop in early_stops:
+                if not len(left):
+                    break
+                found, found_rank, passes = ascend(left, noise, early_stop)
+                n_queries[left] += passes + 1
+                confirmed = problem.is_fooled(found, left)
+                better = confirmed | (found_rank > rank[left])
+                values[left[better]] = found[better]
+                rank[left[better]] = found_rank[better]
+                fooled[left] = confirmed
+                # rows that only the view took for fooled go on without stopping
+                left = left[(found_rank > 0) & ~confirmed]
+        return values[rows], fooled[rows], n_queries[rows]
+
+    def _train_on(self, problem: Problem) -> np.ndarray:
+        climb = self._climb(problem)
+        noise = self._noise(problem, climb, 0)
+        rows = np.arange(len(problem.X))
+        return self._ascender(problem, climb)(rows, noise, False)[0]
+
+    def _noise(self, problem: Problem, climb: Climb, restart: int) -> Any:
+        if not climb.random_start:
+            return None
+        rng = np.random.default_rng([climb.seed, restart])
+        return random_in_ball(rng, problem.X.shape, problem.norm)
+
+    def _ascender(self, problem: Problem, climb: Climb) -> Any:
+        """Return a function that climbs for some rows, batch by batch."""
         import torch
 
         from sk_advdef.attacks import _gradient
 
-        climb = self._climb(problem)
         loss = check_option(self, "loss", self.loss, LOSSES)
         batch_size = check_number(
             self, "batch_size", self.batch_size, integer=True, low=1
         )
-        view = as_module(problem.estimator)
-        goal = _gradient.class_goal(
-            loss, torch.tensor(problem.genuine), targeted=problem.targeted
-        )
+        genuine = torch.tensor(problem.genuine)
+        goal = _gradient.class_goal(loss, genuine, targeted=problem.targeted)
+        view = as_module(problem.model)
+        if problem.detector is not None:
+            goal = _gradient.accepted_goal(
+                goal,
+                as_score_module(problem.detector),
+                float(problem.detector.offset_),
+                float(problem.detector.scale_),
+            )
         dtype = torch.tensor(problem.X[:0]).dtype
         eps = torch.tensor(problem.eps, dtype=dtype)
 
@@ -67,12 +112,11 @@ class GradientAttack(Attack):
                 if noise is not None:
                     drawn = torch.tensor(noise[part], dtype=dtype)
                     start = ball.project(center + eps * drawn)
-                columns = torch.tensor(problem.columns[part])
                 found = _gradient.ascend(
                     view,
                     start,
                     ball,
-                    columns,
+                    torch.tensor(problem.columns[part]),
                     goal,
                     steps=climb.steps,
                     step_size=climb.step_size,
@@ -82,29 +126,7 @@ class GradientAttack(Attack):
             values, rank, passes = map(np.concatenate, zip(*parts, strict=True))
             return [problem.settle(values, rows), rank, passes]
 
-        values = problem.X.copy()
-        rank = np.full(len(values), -np.inf)
-        fooled = np.zeros(len(values), dtype=bool)
-        n_queries = np.ones(len(values), dtype=np.int64)
-        for restart in range(climb.restarts):
-            left = rows[~fooled[rows]]
-            noise = None
-            if climb.random_start:
-                rng = np.random.default_rng([climb.seed, restart])
-                noise = random_in_ball(rng, problem.X.shape, problem.norm)
-            for early_stop in (True, False) if climb.early_stop else (False,):
-                if not len(left):
-                    break
-                found, found_rank, passes = ascend(left, noise, early_stop)
-                n_queries[left] += passes + 1
-                confirmed = problem.is_fooled(found, left)
-                better = confirmed | (found_rank > rank[left])
-                values[left[better]] = found[better]
-                rank[left[better]] = found_rank[better]
-                fooled[left] = confirmed
-                # rows that only the view took for fooled go on without stopping
-                left = left[(found_rank > 0) & ~confirmed]
-        return values[rows], fooled[rows], n_queries[rows]
+        return ascend
 
 
 class PGD(GradientAttack):

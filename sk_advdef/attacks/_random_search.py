@@ -101,7 +101,7 @@ class RandomSearch(Attack):
             self, "max_queries", self.max_queries, integer=True, low=1
         )
         check_number(self, "p_init", self.p_init, low=0, high=1, closed="right")
-        if not has_scores(problem.estimator):
+        if not has_scores(problem.model):
             raise TypeError(
                 f"RandomSearch asks for scores, and {problem.estimator!r} has neither "
                 "decision_function nor predict_proba."

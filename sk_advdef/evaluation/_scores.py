@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils import _safe_indexing, column_or_1d
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
-from sk_advdef._torch._models import predict
+from sk_advdef._torch._models import predict, torch_generators_kept
 from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import seed_from
 from sk_advdef.attacks._base import Attack
@@ -151,7 +151,9 @@ def robust_accuracy_score(
 def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.ndarray:
     """Tell for each row whether it is right and stays so under all ``attacks``."""
     y = column_or_1d(y)
-    held = predict(estimator, X) == y
+    check_consistent_length(X, y)
+    with torch_generators_kept():
+        held = predict(estimator, X) == y
     for attack in attacks:
         rows = np.flatnonzero(held)
         if not len(rows):

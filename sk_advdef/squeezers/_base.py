@@ -98,12 +98,15 @@ class SeparableSqueezer(Squeezer):
         """
         check_is_fitted(self, "image_shape_")
         X = self._validated(X, reset=False)
-        dtype = np.float32 if X.dtype == np.uint8 else X.dtype
+        # Errors of rounding differ between batches and must not decide where a byte
+        # is rounded to: bytes are computed in double precision, and ties are cleaned.
+        dtype = np.float64 if X.dtype == np.uint8 else X.dtype
         images = self._layout.unfold(X.astype(dtype, copy=True))
         for axis, operator in zip((1, 2), self._operators, strict=True):
             if operator is not None:
                 images = apply_along(operator.astype(dtype), images, axis)
         squeezed = self._layout.fold(images)
         if X.dtype == np.uint8:
-            squeezed = np.clip(np.rint(squeezed), 0, 255).astype(np.uint8)
+            squeezed = np.rint(np.round(squeezed, 6))
+            squeezed = np.clip(squeezed, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(squeezed)

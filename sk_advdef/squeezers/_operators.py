@@ -25,6 +25,10 @@ def gaussian_matrix(length: int, sigma: float, truncate: float = 4.0) -> Any:
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
+    # Offsets a period apart meet the same pixel: a wide kernel folds into one period.
+    folded = np.bincount(offsets % (2 * length), weights)
+    offsets = np.flatnonzero(folded)
+    weights = folded[offsets]
     rows = np.repeat(np.arange(length), len(offsets))
     columns = (np.arange(length)[:, None] + offsets).ravel() % (2 * length)
     columns = np.where(columns < length, columns, 2 * length - 1 - columns)

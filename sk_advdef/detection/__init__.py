@@ -1,0 +1,1 @@
+"""Detectors of adversarial input, and the classifier that rejects it."""

@@ -1,0 +1,177 @@
+"""What every detector shares: the model, the held-out rows, the threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from sklearn.base import OutlierMixin
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_is_fitted
+
+from sk_advdef._base import Stamped
+from sk_advdef._torch._models import is_frozen
+from sk_advdef._validation import check_number, seed_from
+from sk_advdef.detection._threshold import conformal_offset, one_split
+
+
+class Detector(OutlierMixin, Stamped):
+    """Scores rows by how genuine they look to a model, with a threshold from others.
+
+    Subclasses say which model stands for ``estimator=None``, what they learn, and how
+    they score.
+    """
+
+    estimator: Any
+    contamination: float
+    cv: Any
+    random_state: Any
+
+    def _check_parameters(self) -> None:
+        check_number(
+            self, "contamination", self.contamination, low=0, high=0.5, closed="right"
+        )
+
+    def _default_estimator(self, y: Any) -> Any:
+        raise NotImplementedError
+
+    def _fit_model(self, X: Any, y: Any, seed: int) -> Any:
+        """Fit a clone of the estimator, or of what stands for None."""
+        raise NotImplementedError
+
+    def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
+        """Learn what the scores need besides the model in ``estimator_``."""
+
+    def _raw_scores(self, X: Any) -> np.ndarray:
+        """Return the score of each row, higher for more genuine."""
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags of this estimator."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = not is_frozen(self.estimator)
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Fit the model on a part of the rows and the threshold on the rest.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Genuine rows. Around a frozen model all of them are for the threshold, and
+            must be rows that the model was not fitted on.
+        y : array-like of shape (n_samples,) or None, default=None
+            Class labels; not needed around a frozen model.
+
+        Returns
+        -------
+        self : object
+            The fitted detector.
+        """
+        self._check_parameters()
+        X = self._rows(X, reset=True)
+        seed = seed_from(self.random_state)
+        if is_frozen(self.estimator):
+            self.estimator_, held = self.estimator, X
+            self._fit_scores(X, y, seed)
+        else:
+            y = self._labels(
+                X, y, " To watch a model without y, pass FrozenEstimator(fitted_model)."
+            )
+            fitted, held_out = one_split(self, self.cv, X, y, seed)
+            part = _safe_indexing(X, fitted), _safe_indexing(y, fitted)
+            self.estimator_ = self._fit_model(*part, seed)
+            self._fit_scores(*part, seed)
+            held = _safe_indexing(X, held_out)
+        scores = self._raw_scores(held)
+        self.offset_ = conformal_offset(scores, self.contamination)
+        spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25])))
+        self.scale_ = spread if spread > 0 else 1.0
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and tell which rows of ``X`` look genuine.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Genuine rows.
+        y : array-like of shape (n_samples,) or None, default=None
+            Class labels; not needed around a frozen model.
+
+        Returns
+        -------
+        verdict : ndarray of int of shape (n_samples,)
+            +1 for genuine, -1 for adversarial.
+        """
+        return self.fit(X, y).predict(X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Score rows, higher for more genuine.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        scores : ndarray of float64 of shape (n_samples,)
+            The score of each row.
+        """
+        check_is_fitted(self)
+        return self._raw_scores(self._rows(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return ``score_samples(X) - offset_``: at least 0 for genuine.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        decision : ndarray of float64 of shape (n_samples,)
+            Distance of the score to the threshold.
+        """
+        check_is_fitted(self)
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Tell which rows look genuine.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        verdict : ndarray of int of shape (n_samples,)
+            +1 for genuine, -1 for adversarial.
+        """
+        check_is_fitted(self)
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return a score in [0, 1] for "adversarial" and for "genuine".
+
+        It rises with ``decision_function`` and is 0.5 at the threshold; it is not a
+        calibrated probability.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, 2)
+            Columns for -1 (adversarial) and +1 (genuine).
+        """
+        check_is_fitted(self)
+        genuine = expit(self.decision_function(X) / self.scale_)
+        return np.stack([1 - genuine, genuine], axis=1)

@@ -1,0 +1,70 @@
+"""Thresholds from rows that nothing was fitted on."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import (
+    ShuffleSplit,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
+from sklearn.utils import column_or_1d, indexable
+
+from sk_advdef._validation import check_number, invalid
+
+
+def conformal_offset(scores: np.ndarray, contamination: float) -> float:
+    """Score below which at most ``contamination`` of new genuine rows lie.
+
+    Of ``n`` scores the one of rank ``floor(contamination * (n + 1))`` is taken: a new
+    row from the same source falls below it with that rank over ``n + 1`` at most.
+    With fewer rows than can tell, nothing is flagged.
+    """
+    rank = math.floor(contamination * (len(scores) + 1) * (1 + 1e-12))
+    if rank < 1:
+        needed = math.ceil(1 / contamination - 1 - 1e-9)
+        warnings.warn(
+            f"{len(scores)} held-out rows cannot tell a share of {contamination:g}: "
+            f"nothing will be flagged. At least {needed} are needed.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return -math.inf
+    ranked = np.sort(scores)
+    # a little below the score of that rank, lest rounding flag the row it came from
+    slack = 1e-4 * abs(ranked[rank - 1])
+    if rank > 1:
+        slack = min(slack, (ranked[rank - 1] - ranked[rank - 2]) / 2)
+    return float(ranked[rank - 1] - slack)
+
+
+def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]:
+    """Split rows once: positions to fit the model on, and positions held out."""
+    X, y = indexable(X, y)
+    labels = column_or_1d(y)
+    if hasattr(cv, "split"):
+        return next(iter(cv.split(X, labels)))
+    counts = np.unique(labels, return_counts=True)[1]
+    n = len(labels)
+    if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
+        check_number(owner, "cv", cv, integer=True, low=2)
+        if counts.min() >= cv:
+            folds = StratifiedKFold(int(cv), shuffle=True, random_state=seed)
+            return next(iter(folds.split(np.zeros(n), labels)))
+        share = 1 / int(cv)
+    else:
+        try:
+            check_number(owner, "cv", cv, low=0, high=1, closed="neither")
+        except ValueError:
+            allowed = "a float in (0, 1), an int in [2, inf) or a splitter"
+            raise invalid(owner, "cv", allowed, cv) from None
+        share = float(cv)
+    held = math.ceil(share * n)
+    stratified = counts.min() >= 2 and min(held, n - held) >= len(counts)
+    splitter = StratifiedShuffleSplit if stratified else ShuffleSplit
+    split = splitter(1, test_size=share, random_state=seed)
+    return next(iter(split.split(np.zeros(n), labels)))

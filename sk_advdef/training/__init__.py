@@ -1,0 +1,1 @@
+"""Classifiers that are trained to be harder to fool."""

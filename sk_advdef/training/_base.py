@@ -1,0 +1,101 @@
+"""What the training estimators share: the checks, and the answers of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, MetaEstimatorMixin
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
+
+from sk_advdef._base import Stamped
+from sk_advdef._torch._models import is_frozen, is_net
+from sk_advdef._torch._registry import missing_view
+
+
+class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
+    """A classifier that trains a clone of ``estimator`` in its own way."""
+
+    estimator: Any
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags of this estimator."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = is_net(self.estimator)
+        if not is_net(self.estimator):
+            tags.input_tags.sparse = False
+            tags.classifier_tags.multi_class = get_tags(
+                self.estimator
+            ).classifier_tags.multi_class
+        return tags
+
+    def _wraps_net(self) -> bool:
+        return is_net(self.estimator)
+
+    def _missing_view(self) -> Any:
+        return missing_view(getattr(self, "estimator_", self.estimator))
+
+    def _checked(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        """Check the estimator, the rows and the labels."""
+        name = type(self).__name__
+        if is_frozen(self.estimator):
+            raise ValueError(
+                f"{name} trains its estimator, and this one is frozen: "
+                f"{self.estimator!r}. Pass the model itself, not fitted, to train a "
+                "clone of it."
+            )
+        if not hasattr(self.estimator, "fit"):
+            raise TypeError(
+                f"The 'estimator' parameter of {name} must be a classifier with "
+                f"fit and predict_proba. Got {self.estimator!r} instead."
+            )
+        if not is_net(self.estimator) and not hasattr(self.estimator, "predict_proba"):
+            raise TypeError(
+                f"{name} needs the probabilities of its estimator, and "
+                f"{self.estimator!r} has no predict_proba."
+            )
+        X = self._rows(X, reset=True)
+        return X, self._labels(X, y)
+
+
+def fit_net(
+    net: Any, X: Any, y: Any, random_state: Any, around: Any, **params: Any
+) -> Any:
+    """Fit a clone of a net with ``around`` about its epochs."""
+    from sk_advdef._torch._net import fit_adapted
+
+    return fit_adapted(net, X, y, random_state, around, **params)
+
+
+def has_sample_weight(estimator: Any) -> bool:
+    """Whether the estimator, or the last step of a Pipeline, takes sample weights."""
+    if isinstance(estimator, Pipeline):
+        return has_sample_weight(estimator.steps[-1][1])
+    return has_fit_parameter(estimator, "sample_weight")
+
+
+def weight_argument(estimator: Any) -> str:
+    """Name of the argument by which ``fit`` takes sample weights."""
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        return f"{name}__{weight_argument(last)}"
+    return "sample_weight"
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Put blocks of rows of one kind below one another."""
+    first = parts[0]
+    if hasattr(first, "iloc"):
+        import pandas as pd
+
+        return pd.concat(parts, ignore_index=True)
+    if type(first).__module__.partition(".")[0] == "polars":
+        return type(first)(
+            {
+                name: np.concatenate([p[name].to_numpy() for p in parts])
+                for name in first.columns
+            }
+        )
+    return np.concatenate([np.asarray(part) for part in parts])

@@ -1,0 +1,72 @@
+import copy
+import pickle
+import re
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+import sk_advdef
+from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler
+
+X = np.random.default_rng(0).normal(size=(4, 10))
+STAMP = "_sk_advdef_version"
+
+
+@pytest.fixture(params=[BlurSqueezer(), Downscaler(restore=False), BitDepthSqueezer()])
+def fitted(request):
+    return clone(request.param).fit(X)
+
+
+def test_same_version_is_silent(fitted, tmp_path):
+    joblib.dump(fitted, tmp_path / "fitted.joblib")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = [
+            pickle.loads(pickle.dumps(fitted)),
+            joblib.load(tmp_path / "fitted.joblib"),
+            copy.deepcopy(fitted),
+        ]
+    for again in opened:
+        np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
+        assert vars(again).keys() == vars(fitted).keys()
+        assert STAMP not in vars(again)
+        # What was opened can be saved in turn.
+        assert again.__getstate__()[STAMP] == sk_advdef.__version__
+
+
+def test_stamping_leaves_the_estimator_alone(fitted):
+    before = dict(vars(fitted))
+    state = fitted.__getstate__()
+    assert state[STAMP] == sk_advdef.__version__
+    kept = dict(state)
+    clone(fitted).__setstate__(state)
+    assert state == kept
+    assert vars(fitted) == before
+
+
+def test_other_version_warns_and_still_opens(fitted, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("sk_advdef._base.__version__", "0.0.0a1")
+        written = pickle.dumps(fitted)
+    name, here = type(fitted).__name__, sk_advdef.__version__
+    message = (
+        f"This {name} was pickled by sk_advdef 0.0.0a1 and is opened by {here}: it may "
+        "not work, or answer otherwise. Fit and save it again with the version in use."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as caught:
+        opened = pickle.loads(written)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(opened.transform(X), fitted.transform(X))
+    assert STAMP not in vars(opened)
+
+
+def test_missing_stamp_warns(fitted):
+    state = fitted.__getstate__()
+    del state[STAMP]
+    opened = type(fitted)()
+    with pytest.warns(UserWarning, match="pickled by sk_advdef an unknown version"):
+        opened.__setstate__(state)
+    np.testing.assert_array_equal(opened.transform(X), fitted.transform(X))
