@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -96,29 +97,36 @@ def class_goal(loss: str, genuine: torch.Tensor, *, targeted: bool) -> Goal:
     return goal
 
 
-def accepted_goal(
-    class_goal: Goal, suspicion: nn.Module, offset: float, scale: float
-) -> Goal:
-    """Make the goal of an attack on a class that a detector must accept.
+#: Lead of the wrong class from which on the detector is worked on.
+LEAD = 0.5
 
-    Rows that are right follow the class's gradient, rows that are wrong the detector's,
-    so that they go on to what is least suspicious. Wrong ranks above right, and among
-    the wrong the less suspicious; success is wrong and accepted.
+
+def accepted_goals(
+    class_goal: Goal, suspicion: nn.Module, offset: float, scale: float
+) -> list[Goal]:
+    """Make the goals of an attack on a class that a detector must accept.
+
+    One follows the class's gradient until the row is wrong by some lead and the
+    detector's from there on; the other climbs the sum of both, each up to where more
+    of it is of no use. Neither is the better for all detectors. Wrong ranks above
+    right, and among the wrong the less suspicious; success is wrong and accepted.
     """
 
     def goal(
-        x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor
+        x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor, *, both: bool
     ) -> tuple[torch.Tensor, ...]:
         value, margin = class_goal(x, scores, columns)
-        accepted = (-suspicion(x) - offset) / scale
+        accepted = ((-suspicion(x) - offset) / scale).to(margin.dtype)
         if offset == -torch.inf:
-            accepted = torch.ones_like(accepted)
-        wrong = margin > 0
-        value = torch.where(wrong, accepted.to(value.dtype), value)
-        rank = torch.where(wrong, _squash(accepted), _squash(margin) - 2)
+            accepted = torch.ones_like(margin)
+        if both:
+            value = margin.clamp(max=2 * LEAD) + accepted.clamp(max=2 * LEAD)
+        else:
+            value = torch.where(margin > LEAD, accepted, value)
+        rank = torch.where(margin > 0, _squash(accepted), _squash(margin) - 2)
         return value, rank
 
-    return goal
+    return [partial(goal, both=False), partial(goal, both=True)]
 
 
 def _squash(values: torch.Tensor) -> torch.Tensor:

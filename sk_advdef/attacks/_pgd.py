@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,10 +40,14 @@ class GradientAttack(Attack):
         self, problem: Problem, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         climb = self._climb(problem)
-        ascend = self._ascender(problem, climb)
         early_stops = (True, False) if climb.early_stop else (False,)
         if problem.detector is not None:
             early_stops = (False,)  # on to the iterate that is least suspicious
+        ways = [
+            (ascend, early_stop)
+            for ascend in self._ascenders(problem, climb)
+            for early_stop in early_stops
+        ]
         values = problem.X.copy()
         rank = np.full(len(values), -np.inf)
         fooled = np.zeros(len(values), dtype=bool)
@@ -50,7 +55,7 @@ class GradientAttack(Attack):
         for restart in range(climb.restarts):
             left = rows[~fooled[rows]]
             noise = self._noise(problem, climb, restart)
-            for early_stop in early_stops:
+            for ascend, early_stop in ways:
                 if not len(left):
                     break
                 found, found_rank, passes = ascend(left, noise, early_stop)
@@ -60,15 +65,19 @@ class GradientAttack(Attack):
                 values[left[better]] = found[better]
                 rank[left[better]] = found_rank[better]
                 fooled[left] = confirmed
-                # rows that only the view took for fooled go on without stopping
-                left = left[(found_rank > 0) & ~confirmed]
+                # a second time only for rows that the view took for fooled, if no
+                # detector asks for another way
+                again = ~confirmed
+                if problem.detector is None:
+                    again &= found_rank > 0
+                left = left[again]
         return values[rows], fooled[rows], n_queries[rows]
 
     def _train_on(self, problem: Problem) -> np.ndarray:
         climb = self._climb(problem)
         noise = self._noise(problem, climb, 0)
         rows = np.arange(len(problem.X))
-        return self._ascender(problem, climb)(rows, noise, False)[0]
+        return self._ascenders(problem, climb)[0](rows, noise, False)[0]
 
     def _noise(self, problem: Problem, climb: Climb, restart: int) -> Any:
         if not climb.random_start:
@@ -76,8 +85,8 @@ class GradientAttack(Attack):
         rng = np.random.default_rng([climb.seed, restart])
         return random_in_ball(rng, problem.X.shape, problem.norm)
 
-    def _ascender(self, problem: Problem, climb: Climb) -> Any:
-        """Return a function that climbs for some rows, batch by batch."""
+    def _ascenders(self, problem: Problem, climb: Climb) -> list[Any]:
+        """Return functions, one a goal, that climb for some rows, batch by batch."""
         import torch
 
         from sk_advdef.attacks import _gradient
@@ -87,11 +96,11 @@ class GradientAttack(Attack):
             self, "batch_size", self.batch_size, integer=True, low=1
         )
         genuine = torch.tensor(problem.genuine)
-        goal = _gradient.class_goal(loss, genuine, targeted=problem.targeted)
+        goals = [_gradient.class_goal(loss, genuine, targeted=problem.targeted)]
         view = as_module(problem.model)
         if problem.detector is not None:
-            goal = _gradient.accepted_goal(
-                goal,
+            goals = _gradient.accepted_goals(
+                goals[0],
                 as_score_module(problem.detector),
                 float(problem.detector.offset_),
                 float(problem.detector.scale_),
@@ -99,7 +108,9 @@ class GradientAttack(Attack):
         dtype = torch.tensor(problem.X[:0]).dtype
         eps = torch.tensor(problem.eps, dtype=dtype)
 
-        def ascend(rows: np.ndarray, noise: Any, early_stop: bool) -> list[np.ndarray]:
+        def ascend(
+            rows: np.ndarray, noise: Any, early_stop: bool, *, goal: Any
+        ) -> list[np.ndarray]:
             parts = []
             for batch in gen_batches(len(rows), batch_size):
                 part = rows[batch]
@@ -126,7 +137,7 @@ class GradientAttack(Attack):
             values, rank, passes = map(np.concatenate, zip(*parts, strict=True))
             return [problem.settle(values, rows), rank, passes]
 
-        return ascend
+        return [partial(ascend, goal=goal) for goal in goals]
 
 
 class PGD(GradientAttack):

@@ -43,7 +43,8 @@ def default_attacks(
     return [*climbing, asking]
 
 
-def _as_list(attack: Any) -> list[Attack]:
+def as_attacks(attack: Any) -> list[Attack]:
+    """Return one attack or several as a list."""
     attacks = list(attack) if isinstance(attack, Sequence) else [attack]
     for one in attacks:
         if not isinstance(one, Attack):
@@ -56,7 +57,7 @@ def _as_list(attack: Any) -> list[Attack]:
     return attacks
 
 
-def _check_threat(attack: Any, eps: Any) -> list[Attack] | None:
+def check_threat(attack: Any, eps: Any) -> list[Attack] | None:
     """Refuse too little and too much said about what the attacker may do."""
     if attack is None:
         if eps is None:
@@ -69,7 +70,7 @@ def _check_threat(attack: Any, eps: Any) -> list[Attack] | None:
         raise ValueError(
             f"Both attack and eps={eps!r} are given. Set eps on the attack itself."
         )
-    return _as_list(attack)
+    return as_attacks(attack)
 
 
 def robust_accuracy_score(
@@ -142,7 +143,7 @@ def robust_accuracy_score(
     >>> 0 < score < model.score(X, y)
     True
     """
-    attacks = _check_threat(attack, eps)
+    attacks = check_threat(attack, eps)
     if attacks is None:
         attacks = default_attacks(estimator, eps, bounds, random_state)
     return float(held_rows(estimator, X, y, attacks).mean())
@@ -247,7 +248,7 @@ def make_robust_scorer(
     >>> bool(0 < search.fit(X, y).best_score_ < 1)
     True
     """
-    attacks = _check_threat(attack, eps)
+    attacks = check_threat(attack, eps)
     if attacks is not None and len(attacks) == 1:
         warnings.warn(
             f"One attack alone, {attacks[0]!r}, judges: a search by one attack selects "

@@ -415,7 +415,11 @@ def _in_the_loop(
         bar.set_postfix({k: f"{v:.2f}" for k, v in reached.items()})
         return original(*args, **params)
 
-    hooks: dict[str, Any] = {"infer": infer, "train_step": train_step, "on_epoch_end": on_epoch_end}
+    hooks: dict[str, Any] = {
+        "infer": infer,
+        "train_step": train_step,
+        "on_epoch_end": on_epoch_end,
+    }
     with bar, hooked(net, **hooks):
         yield X
 

@@ -1,0 +1,212 @@
+"""A classifier that rejects what a detector flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_is_fitted
+
+from sk_advdef._base import Stamped
+from sk_advdef._torch._models import classes_of, is_frozen, is_net
+from sk_advdef._torch._registry import missing_view
+from sk_advdef._validation import seed_from
+from sk_advdef.detection._base import Detector
+from sk_advdef.detection._threshold import one_split
+
+
+class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
+    """Answer with a label of its own where a detector finds a row adversarial.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Answers the rows that are not rejected. A classifier to be fitted, or
+        ``FrozenEstimator(model)``.
+    detector : detector
+        Flags rows. With ``estimator=None`` it watches the classifier above: one model
+        is fitted, and the rows that the detector's ``cv`` holds out are for its
+        threshold. A detector with an estimator of its own is fitted on all rows, and
+        ``FrozenEstimator(detector)`` is taken as it is.
+    reject_label : label or "auto", default="auto"
+        The answer for flagged rows, of the kind of the labels and not among them.
+        "auto" is ``"rejected"`` for strings, else -1, or one less than the smallest
+        label if -1 is taken.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted classifier.
+    detector_ : estimator
+        The fitted detector.
+    classes_ : ndarray of shape (n_classes,)
+        Sorted labels, without the one for rejection.
+    reject_label_ : label
+        The answer for flagged rows.
+    n_features_in_ : int
+        Number of features seen in ``fit`` (for stacked images, their first axis).
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen in ``fit``, where ``X`` has names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If ``reject_label`` is among the labels or of another kind.
+
+    See Also
+    --------
+    DropoutUncertaintyDetector : A detector.
+    rejection_robust_error : What rejection is worth under attack.
+
+    Notes
+    -----
+    There is no ``predict_proba``: a rejection is none of the classes.
+
+    **What an adaptive attacker does to it**: he looks for a row that is wrong and not
+    flagged, by lowering the detector's suspicion once the class is wrong. The attacks
+    of this package do so by themselves when they meet this classifier. Rejection also
+    opens an attack on availability: small changes that get genuine rows rejected.
+
+    References
+    ----------
+    .. [1] F. Tramer, "Detecting Adversarial Examples Is (Nearly) As Hard As Classifying
+       Them", ICML 2022, arXiv:2107.11630.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_advdef import DropoutUncertaintyDetector, RejectingClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = DropoutUncertaintyDetector(random_state=0).fit(X, y)
+    >>> defended = RejectingClassifier(detector.estimator_, detector).fit(X, y)
+    >>> defended.reject_label_
+    -1
+    >>> defended.predict(X[:3])
+    array([0, 0, 0])
+    """
+
+    def __init__(
+        self, estimator: Any, detector: Any, *, reject_label: Any = "auto"
+    ) -> None:
+        self.estimator = estimator
+        self.detector = detector
+        self.reject_label = reject_label
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags of this estimator."""
+        tags = super().__sklearn_tags__()
+        frozen = is_frozen(self.estimator)
+        tags.target_tags.required = not frozen
+        tags.input_tags.three_d_array = is_net(self.estimator)
+        tags.non_deterministic = getattr(self.detector, "masks", "fixed") == "fresh"
+        return tags
+
+    def _missing_view(self) -> Any:
+        return missing_view(getattr(self, "estimator_", self.estimator))
+
+    def fit(self, X: Any, y: Any = None) -> RejectingClassifier:
+        """Fit the classifier, and the detector on rows that it has not seen.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Genuine rows. Around a frozen classifier all of them are for the detector,
+            and must be rows that the classifier was not fitted on.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels; not needed around a frozen classifier.
+
+        Returns
+        -------
+        self : RejectingClassifier
+            The fitted classifier.
+        """
+        X = self._rows(X, reset=True)
+        detector = self.detector
+        if not is_frozen(detector) and not isinstance(detector, Detector):
+            raise TypeError(
+                "The 'detector' parameter of RejectingClassifier must be a detector of "
+                f"this package, or one as FrozenEstimator(detector). Got {detector!r} "
+                "instead."
+            )
+        shared = not is_frozen(detector) and detector.estimator is None
+        if is_frozen(self.estimator):
+            self.estimator_ = self.estimator
+            rows, labels = X, y
+        else:
+            y = self._labels(X, y)
+            rows, labels = X, y
+            if shared:
+                seed = seed_from(detector.random_state)
+                fitted, held = one_split(detector, detector.cv, X, y, seed)
+                rows, labels = _safe_indexing(X, held), _safe_indexing(y, held)
+                X, y = _safe_indexing(X, fitted), _safe_indexing(y, fitted)
+            self.estimator_ = self._adapted().fit(X, y)
+        self.classes_ = classes_of(self.estimator_)
+        self.reject_label_ = self._checked_label()
+        if is_frozen(detector):
+            self.detector_ = detector
+        else:
+            detector = clone(detector)
+            if shared:
+                detector.set_params(estimator=FrozenEstimator(self.estimator_))
+            self.detector_ = detector.fit(rows, labels)
+        return self
+
+    def _adapted(self) -> Any:
+        if not is_net(self.estimator):
+            return clone(self.estimator)
+        from sk_advdef._torch._net import with_adapter
+
+        seed = getattr(self.detector, "random_state", None)
+        return with_adapter(self.estimator, seed)
+
+    def _checked_label(self) -> Any:
+        label, classes = self.reject_label, self.classes_
+        text = isinstance(classes[0], str)
+        if isinstance(label, str) and label == "auto":
+            if text:
+                label = "rejected"
+            else:
+                label = -1 if -1 not in classes else classes.min() - 1
+        elif isinstance(label, str) != text:
+            raise ValueError(
+                f"reject_label={label!r} of RejectingClassifier is of another kind "
+                f"than the labels {classes.tolist()}. Take a "
+                f"{'string' if text else 'number'}."
+            )
+        if label in classes:
+            raise ValueError(
+                f"reject_label={label!r} of RejectingClassifier is among the labels "
+                f"{classes.tolist()}. Take one that is not."
+            )
+        return label
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the classifier's answers, or ``reject_label_`` where flagged.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Labels.
+        """
+        check_is_fitted(self)
+        X = self._rows(X)
+        answers = np.asarray(self.estimator_.predict(X))
+        flagged = self.detector_.predict(X) == -1
+        kind = np.result_type(answers, np.asarray([self.reject_label_]))
+        answers = answers.astype(kind)
+        answers[flagged] = self.reject_label_
+        return answers
+
+    def _as_module(self) -> Any:
+        from sk_advdef._torch._registry import build
+
+        return build(self.estimator_)
