@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from sk_advdef._validation import seed_from
 
 #: Activations of all passes that are held at a time; about what the cache can hold.
-CELLS_AT_A_TIME = 2**22
+CELLS_AT_A_TIME = 2**23
 
 Masks = dict[str, torch.Tensor]
 
