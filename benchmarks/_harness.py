@@ -32,7 +32,7 @@ def arguments(doc: str | None) -> argparse.Namespace:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine, and how busy it was."""
+    """Describe the machine, and how busy it is."""
     import torch
 
     return {
@@ -51,6 +51,17 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _used_elsewhere() -> float:
+    """Return seconds of CPU that other processes have used; NaN where none tells."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return math.nan
+    ticks = [int(word) for word in stat.read_text(encoding="utf-8").split()[1:9]]
+    idle, waiting = ticks[3:5]
+    ours = os.times()
+    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK") - sum(ours[:4])
 
 
 def version(package: str) -> str | None:
@@ -123,17 +134,21 @@ def unit(
                 "Remove it to run it again."
             )
         return kept
-    before, start = machine(), time.perf_counter()
+    # all of it before the run: the source may change under a long one
+    facts = {"machine": machine(), "versions": versions(packages)}
+    used, start = _used_elsewhere(), time.perf_counter()
     figures = function(**params)
+    seconds = time.perf_counter() - start
+    others = (_used_elsewhere() - used) / seconds
+    facts["machine"]["others"] = None if math.isnan(others) else round(others, 2)
     done: Unit = {
         "benchmark": benchmark,
         "name": name,
         "params": params,
         "figures": figures,
-        "machine": before,
-        "versions": versions(packages),
+        **facts,
         "command": command(),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if not quick:
@@ -219,14 +234,17 @@ def load_mnist(folder: Path | str | None = None) -> tuple[Any, Any, Any, Any]:
     folder = Path(folder or os.environ.get("SK_ADVDEF_DATA") or HERE / "data")
     if (folder / "mnist.npz").exists():
         with np.load(folder / "mnist.npz") as data:
-            X = np.concatenate([data["x_train"], data["x_test"]])
-            y = np.concatenate([data["y_train"], data["y_test"]])
+            X, y = (
+                np.concatenate([data[f"{k}_train"], data[f"{k}_test"]]) for k in "xy"
+            )
+            n_train = len(data["y_train"])
     else:
         from sklearn.datasets import fetch_openml
 
         X, y = fetch_openml(
             "mnist_784", version=1, return_X_y=True, as_frame=False, data_home=folder
         )
+        n_train = 60000
     X = X.reshape(-1, 1, 28, 28).astype(np.float32) / np.float32(255)
     y = y.astype(np.int64)
-    return X[:60000], y[:60000], X[60000:], y[60000:]
+    return X[:n_train], y[:n_train], X[n_train:], y[n_train:]

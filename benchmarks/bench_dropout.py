@@ -255,7 +255,7 @@ def _range(found: dict[str, float], form: str) -> str:
 def main() -> None:
     quick = arguments(__doc__).quick
     run = partial(unit, "dropout", function=measure, quick=quick, packages=["baal"])
-    sizes = [(256, 15), (1024, 7)]
+    sizes = [(256, 9), (1024, 5)]
     params = {"passes": 50, "at_least": 0.3}
     if quick:
         sizes, params = [(32, 2)], {"passes": 5, "at_least": 0.01}

@@ -41,7 +41,8 @@ def _fact(unit: Unit) -> str:
         source += f" with changes in {', '.join(changed)}"
     return (
         f"`{unit['name']}`: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['torch_threads']} torch threads, load {machine['load']} before; "
+        f"{machine['torch_threads']} torch threads; load before {machine['load']}, "
+        f"cores that others used meanwhile {machine['others']}; "
         f"{names} ({source}); `{unit['command']}`, {unit['seconds']:.0f} s, "
         f"{unit['date'][:10]}"
     )

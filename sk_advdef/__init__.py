@@ -7,17 +7,37 @@ from sk_advdef._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sk_advdef._torch._registry import as_module, as_score_module
+    from sk_advdef.attacks._apgd import APGD
     from sk_advdef.attacks._base import AttackResult
+    from sk_advdef.attacks._carlini_wagner import CarliniWagnerL2
+    from sk_advdef.attacks._ddn import DDN
+    from sk_advdef.attacks._deepfool import DeepFool
     from sk_advdef.attacks._fgsm import FGSM
+    from sk_advdef.attacks._hop_skip_jump import HopSkipJump
+    from sk_advdef.attacks._jsma import JSMA
     from sk_advdef.attacks._pgd import PGD
     from sk_advdef.attacks._random_search import RandomSearch
+    from sk_advdef.attacks._sigma_zero import SigmaZero
+    from sk_advdef.attacks._space import FeatureSpace
+    from sk_advdef.attacks._transfer import Transfer
+    from sk_advdef.attacks._tree_exact import TreeExact
+    from sk_advdef.attacks._tree_result import TreeExactResult
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
     from sk_advdef.evaluation._detection import (
         make_detection_scorer,
         rejection_robust_error,
     )
+    from sk_advdef.evaluation._detection_curve import DetectionCurveDisplay
+    from sk_advdef.evaluation._diagnose import diagnose_defense
+    from sk_advdef.evaluation._diagnosis import Diagnosis
+    from sk_advdef.evaluation._perturbation import PerturbationDisplay
+    from sk_advdef.evaluation._report import RobustnessReport
+    from sk_advdef.evaluation._robustness import evaluate_robustness
+    from sk_advdef.evaluation._robustness_curve import RobustnessCurveDisplay
     from sk_advdef.evaluation._scores import make_robust_scorer, robust_accuracy_score
+    from sk_advdef.evaluation._strength import attack_strength_test
+    from sk_advdef.evaluation._strength_report import StrengthReport
     from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
     from sk_advdef.squeezers._blur import BlurSqueezer
     from sk_advdef.squeezers._downscale import Downscaler
@@ -25,19 +45,39 @@ if TYPE_CHECKING:
     from sk_advdef.training._distilled import DistilledClassifier
 
 __all__ = [
+    "APGD",
     "AdversariallyAugmentedClassifier",
     "AttackResult",
     "BitDepthSqueezer",
     "BlurSqueezer",
+    "CarliniWagnerL2",
+    "DDN",
+    "DeepFool",
+    "DetectionCurveDisplay",
+    "Diagnosis",
     "DistilledClassifier",
     "Downscaler",
     "DropoutUncertaintyDetector",
     "FGSM",
+    "FeatureSpace",
+    "HopSkipJump",
+    "JSMA",
     "PGD",
+    "PerturbationDisplay",
     "RandomSearch",
     "RejectingClassifier",
+    "RobustnessCurveDisplay",
+    "RobustnessReport",
+    "SigmaZero",
+    "StrengthReport",
+    "Transfer",
+    "TreeExact",
+    "TreeExactResult",
     "as_module",
     "as_score_module",
+    "attack_strength_test",
+    "diagnose_defense",
+    "evaluate_robustness",
     "make_detection_scorer",
     "make_robust_scorer",
     "rejection_robust_error",
@@ -46,19 +86,39 @@ __all__ = [
 
 #: Where each public name lives; a name is imported when it is first asked for.
 _LAZY = {
+    "APGD": "sk_advdef.attacks._apgd",
     "AdversariallyAugmentedClassifier": "sk_advdef.training._augmented",
     "AttackResult": "sk_advdef.attacks._base",
     "BitDepthSqueezer": "sk_advdef.squeezers._bit_depth",
     "BlurSqueezer": "sk_advdef.squeezers._blur",
+    "CarliniWagnerL2": "sk_advdef.attacks._carlini_wagner",
+    "DDN": "sk_advdef.attacks._ddn",
+    "DeepFool": "sk_advdef.attacks._deepfool",
+    "DetectionCurveDisplay": "sk_advdef.evaluation._detection_curve",
+    "Diagnosis": "sk_advdef.evaluation._diagnosis",
     "DistilledClassifier": "sk_advdef.training._distilled",
     "Downscaler": "sk_advdef.squeezers._downscale",
     "DropoutUncertaintyDetector": "sk_advdef.detection._dropout",
     "FGSM": "sk_advdef.attacks._fgsm",
+    "FeatureSpace": "sk_advdef.attacks._space",
+    "HopSkipJump": "sk_advdef.attacks._hop_skip_jump",
+    "JSMA": "sk_advdef.attacks._jsma",
     "PGD": "sk_advdef.attacks._pgd",
+    "PerturbationDisplay": "sk_advdef.evaluation._perturbation",
     "RandomSearch": "sk_advdef.attacks._random_search",
     "RejectingClassifier": "sk_advdef.detection._rejecting",
+    "RobustnessCurveDisplay": "sk_advdef.evaluation._robustness_curve",
+    "RobustnessReport": "sk_advdef.evaluation._report",
+    "SigmaZero": "sk_advdef.attacks._sigma_zero",
+    "StrengthReport": "sk_advdef.evaluation._strength_report",
+    "Transfer": "sk_advdef.attacks._transfer",
+    "TreeExact": "sk_advdef.attacks._tree_exact",
+    "TreeExactResult": "sk_advdef.attacks._tree_result",
     "as_module": "sk_advdef._torch._registry",
     "as_score_module": "sk_advdef._torch._registry",
+    "attack_strength_test": "sk_advdef.evaluation._strength",
+    "diagnose_defense": "sk_advdef.evaluation._diagnose",
+    "evaluate_robustness": "sk_advdef.evaluation._robustness",
     "make_detection_scorer": "sk_advdef.evaluation._detection",
     "make_robust_scorer": "sk_advdef.evaluation._scores",
     "rejection_robust_error": "sk_advdef.evaluation._detection",

@@ -30,6 +30,7 @@ from sk_advdef.evaluation._detection import (
     make_detection_scorer,
     rejection_robust_error,
 )
+from sk_advdef.evaluation._intervals import wilson
 from sk_advdef.evaluation._scores import (
     default_attacks,
     held_rows,
@@ -101,15 +102,6 @@ def small_net(seed: int, epochs: int = 30) -> Any:
     from sk_advdef._torch._net import NetClassifier
 
     return NetClassifier(skorch_net(epochs), random_state=seed)
-
-
-def interval(share: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z = 1.959964
-    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows)
-    half *= np.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return float(max(0, middle - half)), float(min(1, middle + half))
 
 
 class Demo:
@@ -198,7 +190,7 @@ class Demo:
             float((answers == y).mean()),
             float(held.mean()),
             knows,
-            *interval(knows, len(y)),
+            *wilson(knows, len(y)),
             float(rejected.mean()),
             seconds,
         )

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import inspect
 import unittest
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, is_classifier, is_outlier_detector
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    clone,
+    is_classifier,
+    is_outlier_detector,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
 
 import sk_advdef
-from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef import (
+    PGD,
+    AdversariallyAugmentedClassifier,
+    BitDepthSqueezer,
+    BlurSqueezer,
+    DistilledClassifier,
+    Downscaler,
+    DropoutUncertaintyDetector,
+    RejectingClassifier,
+    make_detection_scorer,
+)
+from sk_advdef._torch._net import NetClassifier
+from sk_advdef.nets import DropoutMLP
 
 #: Checks that scikit-learn itself skips for another reason than a missing package.
 ALLOWED_SKIPS = ("SCIPY_ARRAY_API is not set",)
@@ -42,6 +67,29 @@ def make_rows(
     return X, np.array(["ham", "eggs", "spam"])[codes]
 
 
+def make_coded_rows() -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows with ints for labels."""
+    X, y = make_rows()
+    return X, np.unique(y, return_inverse=True)[1]
+
+
+def small_net(**params: Any) -> NeuralNetClassifier:
+    """Make a net that learns the little data of scikit-learn's checks."""
+    given = {
+        "module__n_classes": 5,
+        "module__hidden": (16,),
+        "criterion": torch.nn.CrossEntropyLoss,
+        "optimizer": torch.optim.Adam,
+        "lr": 0.02,
+        "max_epochs": 15,
+        "batch_size": 32,
+        "iterator_train__shuffle": True,
+        "train_split": None,
+        "verbose": 0,
+    }
+    return NeuralNetClassifier(DropoutMLP, **given | params)
+
+
 @dataclass(frozen=True)
 class Instance:
     """An estimator and what its tests must know.
@@ -49,7 +97,9 @@ class Instance:
     ``expected_failures`` maps a check of scikit-learn to the reason why it cannot pass;
     ``data`` makes rows and labels that suit the estimator; ``grid`` is what
     GridSearchCV tries, by parameters of the estimator itself. ``own_width`` tells that
-    it takes rows of one width, which scikit-learn's checks do not draw.
+    it takes rows of one width, which scikit-learn's checks do not draw. ``warns`` is a
+    warning that comes with little data; it is ignored, any other is an error.
+    ``learns=False`` marks one that is all frozen: ``fit`` does not look at rows.
     """
 
     estimator: Any
@@ -57,6 +107,9 @@ class Instance:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     data: Callable[[], tuple[np.ndarray, np.ndarray]] = make_rows
     own_width: bool = False
+    warns: str = ""
+    learns: bool = True
+    scoring: Any = None
 
     @property
     def kind(self) -> str:
@@ -65,10 +118,60 @@ class Instance:
             return "classifier"
         return "detector" if is_outlier_detector(self.estimator) else "transformer"
 
+    @property
+    def marks(self) -> list[Any]:
+        """Marks of the tests of this instance."""
+        ignored = f"ignore:{self.warns}:UserWarning"
+        return [pytest.mark.filterwarnings(ignored)] if self.warns else []
+
+    @contextmanager
+    def its_warning_ignored(self) -> Iterator[None]:
+        """Ignore the warning that is expected, where no mark of a test reaches."""
+        with warnings.catch_warnings():
+            if self.warns:
+                warnings.filterwarnings("ignore", self.warns, UserWarning)
+            yield
+
     def __str__(self) -> str:
         changed = repr(self.estimator)
-        return changed if len(changed) < 80 else f"{changed[:77]}..."
+        if len(changed) < 80:
+            return changed
+        inside = "net" if "NeuralNet" in changed else "classifier"
+        inside = f"frozen {inside}" if "Frozen" in changed else inside
+        own = getattr(self.estimator, "adversarial_label", None)
+        return f"{type(self.estimator).__name__}({inside}, {own})"
 
+
+FEW = ".* held-out rows cannot tell"
+NAMELESS = "X has feature names, but .* was fitted without feature names"
+NO_Y = "it calls fit(X), and a detector that fits its model needs class labels"
+OWN_CLASS = {
+    "check_classifiers_classes": "it draws strings and ints, and the adversarial "
+    "label must be of the kind of the others",
+    "check_classifiers_train": "it wants a column of predict_proba for each class of y "
+    "alone, and the adversarial class has one too",
+}
+
+linear = LogisticRegression(max_iter=1000)
+attack = PGD(0.3, steps=3, bounds=None, random_state=0)
+# a threshold that no row of the tests is below: all must be answered
+never = DropoutUncertaintyDetector(n_passes=5, contamination=1e-3, random_state=0)
+detector = DropoutUncertaintyDetector(
+    small_net(), n_passes=8, contamination=0.1, random_state=0
+)
+of_a_detector = make_detection_scorer(PGD(3.0, steps=5, bounds=None, random_state=0))
+
+
+def frozen_parts() -> tuple[Any, Any, Any]:
+    """Return, frozen, a linear model, a Pipeline with a net, and a detector of it."""
+    X, y = make_rows()
+    pipe = make_pipeline(StandardScaler(), NetClassifier(small_net(), random_state=0))
+    net = FrozenEstimator(pipe.fit(X, y))
+    found = clone(detector).set_params(estimator=net, contamination=0.2)
+    return FrozenEstimator(clone(linear).fit(X, y)), net, FrozenEstimator(found.fit(X))
+
+
+frozen_linear, frozen_net, frozen_detector = frozen_parts()
 
 INSTANCES = [
     Instance(BitDepthSqueezer(), {"bits": [1, 5]}),
@@ -85,9 +188,98 @@ INSTANCES = [
     Instance(Downscaler(), {"factor": [0.5, 1.0]}),
     Instance(Downscaler(restore=False), {"factor": [0.3, 0.6]}),
     Instance(Downscaler(size=1), {"size": [1, None], "restore": [True, False]}),
+    Instance(
+        DistilledClassifier(small_net(), temperature=2, random_state=0),
+        {"temperature": [1.0, 3.0], "estimator__lr": [0.02, 0.04]},
+    ),
+    Instance(DistilledClassifier(linear), {"temperature": [1, 20]}),
+    Instance(
+        DistilledClassifier(
+            small_net(), temperature=2, teacher=frozen_net, random_state=0
+        ),
+        {"temperature": [1.0, 3.0]},
+        own_width=True,
+        warns=NAMELESS,
+    ),
+    Instance(
+        AdversariallyAugmentedClassifier(
+            small_net(max_epochs=8, lr=0.05), attack=attack, random_state=0
+        ),
+        {"attack__eps": [0.1, 0.3], "estimator__lr": [0.04]},
+    ),
+    Instance(
+        AdversariallyAugmentedClassifier(linear, random_state=0),
+        {"rounds": [1, 3], "ratio": [0.5, 1.0]},
+    ),
+    Instance(
+        AdversariallyAugmentedClassifier(
+            small_net(max_epochs=8, lr=0.05),
+            attack=attack,
+            adversarial_label=99,
+            random_state=0,
+        ),
+        {"adversarial_label": [99, -1]},
+        expected_failures=OWN_CLASS,
+        data=make_coded_rows,
+    ),
+    Instance(
+        AdversariallyAugmentedClassifier(
+            linear, attack=attack, adversarial_label=99, random_state=0
+        ),
+        {"attack__steps": [1, 3]},
+        expected_failures=OWN_CLASS,
+        data=make_coded_rows,
+    ),
+    Instance(
+        detector,
+        {"statistic": ["variance", "variation_ratio"], "contamination": [0.1, 0.2]},
+        expected_failures=dict.fromkeys(
+            ("check_outliers_train", "check_outliers_fit_predict"), NO_Y
+        ),
+        data=partial(make_rows, n_samples=100),
+        warns=FEW,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        clone(detector).set_params(estimator=frozen_net),
+        {"statistic": ["mutual_information"], "n_passes": [4, 8]},
+        own_width=True,
+        data=partial(make_rows, n_samples=200),
+        warns=NAMELESS,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        RejectingClassifier(small_net(), never),
+        {"detector__statistic": ["variance", "predictive_entropy"]},
+        warns=FEW,
+    ),
+    Instance(
+        RejectingClassifier(
+            linear, clone(never).set_params(estimator=small_net(max_epochs=5))
+        ),
+        {"detector__n_passes": [3, 5]},
+        warns=FEW,
+    ),
+    Instance(
+        RejectingClassifier(
+            frozen_net, clone(detector).set_params(estimator=None, contamination=0.2)
+        ),
+        {"detector__contamination": [0.1, 0.3]},
+        own_width=True,
+        warns=NAMELESS,
+    ),
+    Instance(
+        RejectingClassifier(frozen_linear, frozen_detector),
+        {"reject_label": ["auto", "none"]},
+        own_width=True,
+        learns=False,
+        warns=NAMELESS,
+    ),
 ]
 
-ANY_INSTANCE = pytest.mark.parametrize("instance", INSTANCES, ids=str)
+ANY_INSTANCE = pytest.mark.parametrize(
+    "instance", [pytest.param(i, id=str(i), marks=i.marks) for i in INSTANCES]
+)
 
 
 def public_estimators() -> list[type]:

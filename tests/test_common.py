@@ -21,8 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from sk_advdef._torch._models import is_frozen
 from tests._instances import (
     ANY_INSTANCE,
+    FEW,
     INSTANCES,
     METHODS,
     assert_same_outputs,
@@ -63,7 +65,7 @@ def scikit_learn_checks():
             continue
         for estimator, check in estimator_checks_generator(instance.estimator):
             why = instance.expected_failures.get(check_id(check).partition("-")[0])
-            marks = pytest.mark.xfail(reason=why) if why else ()
+            marks = instance.marks + ([pytest.mark.xfail(reason=why)] if why else [])
             name = f"{instance}-{check_id(check)}"
             yield pytest.param(estimator, check, marks=marks, id=name)
 
@@ -97,7 +99,7 @@ MORE_CHECKS = {
 @pytest.mark.parametrize(
     "instance, check",
     [
-        pytest.param(instance, check, id=f"{instance}-{check}")
+        pytest.param(instance, check, id=f"{instance}-{check}", marks=instance.marks)
         for instance in INSTANCES
         for check in MORE_CHECKS["any"] + MORE_CHECKS.get(instance.kind, [])
         if not instance.own_width
@@ -133,9 +135,11 @@ def test_grid_search_in_a_pipeline(instance):
     pipe = make_pipeline(*steps)
     step = pipe.steps[1][0]
     grid = {f"{step}__{name}": values for name, values in instance.grid.items()}
-    scoring = (lambda *_: 0.0) if instance.kind == "detector" else None
     X, y = instance.data()
-    search = GridSearchCV(pipe, grid, cv=2, n_jobs=2, scoring=scoring).fit(X, y)
+    search = GridSearchCV(
+        pipe, grid, cv=2, scoring=instance.scoring, error_score="raise"
+    )
+    search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert_same_outputs(
         outputs(search.best_estimator_, X),
@@ -159,7 +163,8 @@ def opened_elsewhere(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     here, questions, places = [], [], []
     for number, instance in enumerate(INSTANCES):
-        model, (X, _) = fit(instance), instance.data()
+        with instance.its_warning_ignored():
+            model, (X, _) = fit(instance), instance.data()
         here.append(outputs(model, X))
         questions.append((X, list(here[-1])))
         places.append(root / f"model-{number}")
@@ -273,7 +278,10 @@ BAD = {
     "sparse": (sparse.csr_array, "Sparse data was passed"),
     "empty": (lambda X: X[:0], r"Found array with 0 sample\(s\)"),
     "1-D": (lambda X: X[0], "Expected 2D array, got 1D array"),
-    "strings": (lambda X: np.full(X.shape, "ham"), "could not convert string to float"),
+    "strings": (
+        lambda X: np.full(X.shape, "ham"),
+        "could not convert string to float|not compatible with arrays of bytes/strings",
+    ),
     "wide": (
         lambda X: np.hstack([X, X]),
         r"X has \d+ features, but \w+ is expecting \d+ features",
@@ -289,9 +297,54 @@ def test_bad_input(instance, kind):
     bad = spoil(X)
     fitted = fit(instance)
     asked = {m: getattr(fitted, m) for m in METHODS if hasattr(fitted, m)}
-    if kind != "wide":
+    if kind != "wide" and instance.learns:
         asked["fit"] = lambda bad: clone(fitted).fit(bad, y[: bad.shape[0]])
     for method, ask in asked.items():
         with pytest.raises((ValueError, TypeError)) as caught:
             ask(bad)
         assert re.search(message, str(caught.value)), (method, caught.value)
+
+
+@pytest.mark.parametrize(
+    "instance", [pytest.param(i, id=str(i)) for i in INSTANCES if i.kind == "detector"]
+)
+@pytest.mark.filterwarnings(f"ignore:{FEW}:UserWarning")
+def test_outlier_contract_with_labels(instance):
+    """What check_outliers_train and check_outliers_fit_predict ask for, given y."""
+    X, y = instance.data()
+    fitted = fit(instance)
+    verdict = fitted.predict(X)
+    assert verdict.shape == (len(X),) and verdict.dtype.kind == "i"
+    np.testing.assert_array_equal(np.unique(verdict), [-1, 1])
+    np.testing.assert_array_equal(clone(fitted).fit_predict(X, y), verdict)
+    scores, decision = fitted.score_samples(X), fitted.decision_function(X)
+    assert scores.shape == decision.shape == (len(X),)
+    assert scores.dtype == decision.dtype == np.float64
+    np.testing.assert_allclose(decision, scores - fitted.offset_)
+    np.testing.assert_array_equal(verdict, np.where(decision >= 0, 1, -1))
+    np.testing.assert_allclose(fitted.uncertainty(X), -scores)
+    for method in ("predict", "decision_function", "score_samples"):
+        with pytest.raises(ValueError, match="features"):
+            getattr(fitted, method)(X.T)
+        np.testing.assert_array_equal(
+            getattr(fitted, method)(X.tolist()), getattr(fitted, method)(X)
+        )
+    for bad in (0, 0.51, -0.1, True, "auto"):
+        with pytest.raises(ValueError, match="'contamination' parameter of"):
+            clone(fitted).set_params(contamination=bad).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [pytest.param(i, id=str(i)) for i in INSTANCES if "Frozen" in repr(i.estimator)],
+)
+def test_what_is_frozen_stays_the_same_object(instance):
+    with instance.its_warning_ignored():
+        fitted = fit(instance)
+    twin = clone(fitted)
+    frozen = {k: v for k, v in twin.get_params().items() if is_frozen(v)}
+    assert frozen
+    for name, value in frozen.items():
+        assert value is instance.estimator.get_params()[name]
+        at = {"estimator": "estimator_", "teacher": "teacher_"}.get(name, "detector_")
+        assert getattr(fitted, at) is value

@@ -32,7 +32,14 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 
 # Who may import torch and skorch when imported; all others do so inside a function.
 TORCH_UNITS = {"_torch", "nets"}
-TORCH_MODULES = {"attacks._gradient"}
+TORCH_MODULES = {
+    "attacks._accepted",
+    "attacks._ahead",
+    "attacks._apgd_steps",
+    "attacks._gradient",
+    "attacks._minimal_l0",
+    "attacks._minimal_l2",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 INIT = PACKAGE / "__init__.py"

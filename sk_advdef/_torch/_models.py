@@ -77,11 +77,56 @@ def genuine_classes_of(estimator: Any) -> np.ndarray:
 
 
 def rejection_of(estimator: Any) -> tuple[Any, Any] | None:
-    """Return the model and the detector of an estimator that rejects, else None."""
-    last = last_step(estimator)
-    if hasattr(last, "reject_label_"):
-        return last.estimator_, last.detector_
+    """Return the model and the detector of an estimator that rejects, else None.
+
+    Both take the rows that the estimator takes, behind the steps of its Pipeline.
+    """
+    estimator = unfrozen(estimator)
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        rejects = rejection_of(last)
+        if rejects is None or len(estimator.steps) == 1:
+            return rejects
+        model = Pipeline([*estimator.steps[:-1], (name, rejects[0])])
+        return model, Behind(estimator[:-1], rejects[1])
+    if hasattr(estimator, "reject_label_"):
+        return estimator.estimator_, estimator.detector_
     return None
+
+
+class Behind:
+    """A fitted detector behind the first steps of a Pipeline."""
+
+    def __init__(self, before: Pipeline, detector: Any) -> None:
+        self.before, self.detector = before, unfrozen(detector)
+
+    @property
+    def offset_(self) -> float:
+        """Score below which a row is flagged."""
+        return self.detector.offset_
+
+    @property
+    def scale_(self) -> float:
+        """Unit of the scores."""
+        return self.detector.scale_
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Score rows, higher for more genuine."""
+        return self.detector.score_samples(self.before.transform(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return at least 0 for genuine."""
+        return self.detector.decision_function(self.before.transform(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return +1 for genuine, -1 for adversarial."""
+        return self.detector.predict(self.before.transform(X))
+
+    def _as_score_module(self) -> Any:
+        from sk_advdef._torch._registry import as_score_module, build
+        from sk_advdef._torch._views import Behind as View
+
+        return View(build(self.before, "transform"), as_score_module(self.detector))
 
 
 def for_model(estimator: Any, X: Any) -> Any:

@@ -359,7 +359,7 @@ def transformed(before: list[Any], X: Any) -> np.ndarray:
     """Pass rows through fitted transformers, to what a net takes."""
     for step in before:
         X = step.transform(X)
-    return check_array(X, dtype=np.float32, allow_nd=True)
+    return check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
 
 
 def with_adapter(estimator: Any, random_state: Any = None) -> Any:
@@ -430,17 +430,20 @@ class LiveModel:
         self.net = net
         self.classes_ = np.arange(n_classes)
         self.genuine_classes_ = genuine
-        self.before = nn.Sequential(*map(build, before)).eval().requires_grad_(False)
+        steps = [build(step, "transform") for step in before]
+        self.before = nn.Sequential(*steps).eval().requires_grad_(False)
         self._view: Any = None
         self._weights: list[int] = []
 
     def _as_module(self) -> nn.Module:
-        weights = [p.data_ptr() for p in self.net.module_.parameters()]
+        module = self.net.module_
+        weights = [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
         # some optimizers put new tensors in the place of the old
         if self._view is None or self._weights != weights:
             self._weights = weights
-            net_view = view_of_net(self.net, len(self.classes_))
-            self._view = nn.Sequential(self.before, net_view)
+            net_view = view_of_net(self.net, len(self.classes_), live=True)
+            # a copy in eval mode that shares the weights: the module itself is training
+            self._view = frozen(nn.Sequential(self.before, net_view))
         return self._view
 
     def _missing_view(self) -> None:

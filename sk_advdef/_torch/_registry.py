@@ -2,117 +2,121 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sk_advdef._torch._models import is_skorch, unfrozen
+from sk_advdef._torch._known import address_of, is_plain_net, key_of
+from sk_advdef._torch._models import unfrozen
+from sk_advdef._torch._parts import PARTS, REFUSALS
 
-#: The package that defines a class and the class's name -> builder in _views.
-_BUILTIN = {
-    "sk_advdef.BitDepthSqueezer": "bit_depth",
-    "sk_advdef.BlurSqueezer": "separable",
-    "sk_advdef.Downscaler": "separable",
-    "sklearn.LogisticRegression": "logistic_regression",
-    "sklearn.MLPClassifier": "mlp_classifier",
-    "sklearn.MaxAbsScaler": "max_abs_scaler",
-    "sklearn.MinMaxScaler": "min_max_scaler",
-    "sklearn.RobustScaler": "robust_scaler",
-    "sklearn.StandardScaler": "standard_scaler",
-}
 
-#: What a subclass must leave alone for its parent's view to be its own.
-_ANSWERS = ("decision_function", "predict", "predict_proba", "transform")
-_NET_ANSWERS = (*_ANSWERS, "evaluation_step", "forward_iter", "infer")
+class _Registered(NamedTuple):
+    build: Callable[[Any], Any]
+    random: bool
 
-_registered: dict[type, Callable[[Any], Any]] = {}
+
+_registered: dict[type, _Registered] = {}
 
 
 class NoViewError(TypeError):
     """An estimator has no differentiable view."""
 
 
-def _same_answers(
-    child: type, parent: type, answers: tuple[str, ...] = _ANSWERS
-) -> bool:
-    # static: a method behind available_if is a new object each time it is asked for
-    return all(
-        inspect.getattr_static(child, name, None)
-        is inspect.getattr_static(parent, name, None)
-        for name in answers
-    )
+def _own_builder(estimator: Any) -> _Registered | None:
+    found = (_registered.get(cls) for cls in type(estimator).__mro__)
+    return next(filter(None, found), None)
 
 
-def _is_plain_pipeline(estimator: Any) -> bool:
-    return isinstance(estimator, Pipeline) and _same_answers(type(estimator), Pipeline)
+class _Missing(NamedTuple):
+    part: Any
+    where: str = ""
+    why: str = ""
 
 
-def _is_plain_net(estimator: Any) -> bool:
-    cls = type(estimator)
-    if not is_skorch(estimator):
-        return False
-    home = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "skorch")
-    return _same_answers(cls, home, _NET_ANSWERS)
-
-
-def _builder(estimator: Any) -> Callable[[Any], Any] | str | None:
-    for cls in type(estimator).__mro__:
-        if cls in _registered:
-            return _registered[cls]
-        name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
-        if name in _BUILTIN and _same_answers(type(estimator), cls):
-            return _BUILTIN[name]
+def _missing(estimator: Any, role: str) -> _Missing | None:
+    estimator = unfrozen(estimator)
+    if _own_builder(estimator) is not None:
+        return None
+    key = key_of(estimator, role)
+    if key is None:
+        return _missing_unlisted(estimator, role)
+    refusal = REFUSALS.get(key)
+    why = refusal(estimator, role) if refusal else None
+    if why is not None:
+        return _Missing(estimator, why=why)
+    for where, part, of_part in PARTS[key](estimator, role) if key in PARTS else ():
+        missing = _missing(part, of_part)
+        if missing is not None:
+            return missing._replace(where=missing.where or where)
     return None
+
+
+def _missing_unlisted(estimator: Any, role: str) -> _Missing | None:
+    if role == "transform" and hasattr(type(estimator), "predict"):
+        return _Missing(estimator)
+    own = getattr(estimator, "_missing_view", None)
+    if callable(own):
+        part = own()
+        if part is None or part is estimator:
+            return None if part is None else _Missing(part)
+        # asked again, for the place and the reason
+        return _missing(part, role) or _Missing(part)
+    if hasattr(estimator, "_as_module") or is_plain_net(estimator):
+        return None
+    return _Missing(estimator)
 
 
 def missing_view(estimator: Any) -> Any:
     """Return the first part of the estimator that has no view, or None."""
-    estimator = unfrozen(estimator)
-    if _builder(estimator) is not None:
-        return None
-    if _is_plain_pipeline(estimator):
-        parts = [s for _, s in estimator.steps if s is not None and s != "passthrough"]
-        return next((m for m in map(missing_view, parts) if m is not None), None)
-    own = getattr(estimator, "_missing_view", None)
-    if callable(own):
-        return own()
-    if hasattr(estimator, "_as_module") or _is_plain_net(estimator):
-        return None
-    return estimator
+    missing = _missing(estimator, "answer")
+    return None if missing is None else missing.part
 
 
 def has_view(estimator: Any) -> bool:
     """Whether ``as_module`` will work. Loads no torch."""
-    return missing_view(estimator) is None
+    return _missing(estimator, "answer") is None
 
 
-def build(estimator: Any) -> Any:
-    """Make the view of a fitted estimator: a module with scores or features out."""
-    from sk_advdef._torch import _views
+def build(estimator: Any, role: str = "answer") -> Any:
+    """Make the view of a fitted estimator: a module with scores or features out.
 
+    ``role="transform"`` asks a classifier that also transforms for its features;
+    ``role="proba"`` refuses where the scores' softmax is not ``predict_proba``.
+    """
     estimator = unfrozen(estimator)
-    missing = missing_view(estimator)
+    missing = _missing(estimator, role)
     if missing is not None:
+        where = f" ({missing.where})" if missing.where else ""
+        why = f": {missing.why}" if missing.why else ""
         raise NoViewError(
-            f"{type(missing).__name__} has no differentiable view. Register one with "
-            "as_module.register(cls, builder), or use an attack that only asks for "
-            "scores, such as RandomSearch."
+            f"{type(missing.part).__name__}{where} has no differentiable view{why}. "
+            "Register one with as_module.register(cls, builder), or use an attack that "
+            "needs no gradient: RandomSearch, HopSkipJump, or TreeExact for trees."
         )
-    builder = _builder(estimator)
-    if callable(builder):
-        return builder(estimator)
-    if isinstance(estimator, Pipeline):
-        return _views.pipeline(estimator)
+    own = _own_builder(estimator)
+    if own is not None:
+        view = own.build(estimator)
+        if own.random:
+            view.is_random = True
+        return view
+    key = key_of(estimator, role)
+    if key == "sklearn.Pipeline":  # its steps say for themselves if they are fitted
+        return _load("_views:pipeline")(estimator, role)
     if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
+    if key is not None:
+        return _load(address_of(key, role))(estimator)
     if hasattr(estimator, "_as_module"):
         return estimator._as_module()
-    if is_skorch(estimator):
-        return _views.skorch_net(estimator)
-    return getattr(_views, str(builder))(estimator)
+    return _load("_views:skorch_net")(estimator)
+
+
+def _load(address: str) -> Callable[..., Any]:
+    module, _, name = address.partition(":")
+    return getattr(importlib.import_module(f"sk_advdef._torch.{module}"), name)
 
 
 def as_module(estimator: Any) -> Any:
@@ -121,19 +125,14 @@ def as_module(estimator: Any) -> Any:
     The module takes raw input rows, as the estimator's own ``predict`` does, and
     returns one score a class: the softmax of the scores is ``predict_proba`` where
     there is one, and the scores are ``decision_function`` elsewhere. Two classes with
-    one decision value ``d`` get the scores ``[-d / 2, d / 2]``. Steps that round pass
-    gradients straight through. The module is in eval mode, holds no trainable
-    parameters, and using it leaves the estimator as it was.
+    one decision value ``d`` get the scores ``[-d / 2, d / 2]``. The module is in eval
+    mode, holds no trainable parameters, and using it leaves the estimator as it was.
 
     Parameters
     ----------
     estimator : estimator
-        A fitted classifier or Pipeline. Views are built in for skorch nets,
-        Pipeline, FrozenEstimator, the squeezers of this package, StandardScaler,
-        MinMaxScaler, MaxAbsScaler, RobustScaler, LogisticRegression and MLPClassifier.
-        ``as_module.register(cls, builder)`` adds one: ``builder(fitted)`` returns the
-        module of a fitted instance of ``cls`` or of its subclasses. A subclass of a
-        type built in that overrides how it answers has no view until it is registered.
+        A fitted classifier, or a Pipeline or transformer. See the notes for the types
+        that have a view; ``as_module.register(cls, builder)`` adds one.
 
     Returns
     -------
@@ -144,7 +143,8 @@ def as_module(estimator: Any) -> Any:
     Raises
     ------
     TypeError
-        If a part of the estimator has no view; the message names the part.
+        If a part of the estimator has no view. The message names the part, the reason
+        where there is one, and attacks that need no view.
     NotFittedError
         If a part of the estimator is not fitted yet.
 
@@ -153,10 +153,53 @@ def as_module(estimator: Any) -> Any:
     PGD : An attack along the gradient of this view.
     RandomSearch : An attack for estimators that have no view.
 
+    Notes
+    -----
+    Views are built in for the estimators of this package that answer with classes or
+    squeeze, for skorch nets, and for these types of scikit-learn, their subclasses
+    included unless those override how they answer:
+
+    - structure: Pipeline, FrozenEstimator, ColumnTransformer and FeatureUnion (branches
+      that drop or pass through too). The rows of a ColumnTransformer's view have all
+      columns that it was fitted on, as numbers; a branch for other columns, such as an
+      encoder's, has no view.
+    - transformers: StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler,
+      Normalizer, PCA, IncrementalPCA, TruncatedSVD, SimpleImputer (of numbers),
+      whatever selects features (SelectKBest, VarianceThreshold, SelectFromModel, RFE,
+      ...), FunctionTransformer without a function, and LinearDiscriminantAnalysis as a
+      step before the last.
+    - linear: LogisticRegression, LogisticRegressionCV, SGDClassifier, Perceptron,
+      LinearSVC, RidgeClassifier, RidgeClassifierCV, LinearDiscriminantAnalysis.
+    - others: SVC and NuSVC (linear, poly, rbf, sigmoid), MLPClassifier, GaussianNB,
+      QuadraticDiscriminantAnalysis.
+    - ensembles: VotingClassifier, StackingClassifier, CalibratedClassifierCV (sigmoid
+      and temperature; isotonic calibration is a staircase), RFE and RFECV.
+
+    The scores follow ``decision_function`` although there is a ``predict_proba`` for
+    SVC with ``probability=True`` and for SGDClassifier with ``loss="modified_huber"``:
+    their probabilities may disagree with ``predict``. For the same reason an ensemble
+    that reads their probabilities has no view. An SVC of three classes or more has the
+    scores of ``decision_function_shape="ovr"`` in either shape; ``predict`` breaks a
+    tie of votes its own way unless ``break_ties=True``. Hard voting has the count of
+    votes as scores.
+
+    *Steps.* The values of a view are exact. Where the estimator rounds or counts votes,
+    the gradient is that of the identity (BitDepthSqueezer), of the confidences (SVC) or
+    of soft votes (VotingClassifier); an attack may ask for that of a soft step, sharper
+    and sharper, instead [1]_.
+
+    *Chance.* Where an estimator answers at random, the view averages its probabilities
+    over ten draws [2]_: where a module says ``is_random = True``, where a builder was
+    registered with ``random=True``, and where a skorch net is seen to draw random
+    numbers at its first answer, as one that leaves dropout on does. The draws are
+    seeded, and new at every call.
+
     References
     ----------
     .. [1] A. Athalye, N. Carlini, D. Wagner, "Obfuscated Gradients Give a False Sense
        of Security", ICML 2018, arXiv:1802.00420.
+    .. [2] A. Athalye, L. Engstrom, A. Ilyas, K. Kwok, "Synthesizing Robust Adversarial
+       Examples", ICML 2018, arXiv:1707.07397.
 
     Examples
     --------
@@ -174,14 +217,35 @@ def as_module(estimator: Any) -> Any:
     torch.Size([2, 3])
     >>> torch.autograd.grad(scores[:, 0].sum(), rows)[0].shape
     torch.Size([2, 4])
+
+    A view for a type that has none:
+
+    >>> class Square(StandardScaler):
+    ...     def transform(self, X):
+    ...         return super().transform(X) ** 2
+    >>> class SquareView(torch.nn.Module):
+    ...     def __init__(self, scaler):
+    ...         super().__init__()
+    ...         self.register_buffer("mean", torch.tensor(scaler.mean_))
+    ...         self.register_buffer("scale", torch.tensor(scaler.scale_))
+    ...
+    ...     def forward(self, x):
+    ...         return ((x - self.mean) / self.scale) ** 2
+    >>> as_module.register(Square, SquareView)
+    >>> model = make_pipeline(Square(), LogisticRegression()).fit(X, y)
+    >>> proba = as_module(model)(rows).softmax(dim=1)
+    >>> bool(abs(proba.detach().numpy() - model.predict_proba(X[:2])).max() < 1e-6)
+    True
     """
     view = build(estimator)
+    from sk_advdef._torch._eot import averaged
     from sk_advdef._torch._net import frozen
 
-    return frozen(view)
+    view = frozen(view)
+    return averaged(view) if hasattr(unfrozen(estimator), "predict") else view
 
 
-def register(cls: type, builder: Callable[[Any], Any]) -> None:
+def register(cls: type, builder: Callable[[Any], Any], *, random: bool = False) -> None:
     """Give a class of estimators a differentiable view.
 
     Parameters
@@ -191,12 +255,17 @@ def register(cls: type, builder: Callable[[Any], Any]) -> None:
     builder : callable
         ``builder(fitted)`` returns a torch module: a classifier's gives scores of
         shape (n_samples, n_classes), a transformer's the transformed rows.
+    random : bool, default=False
+        Whether the module draws at random, from the global generators of torch, NumPy
+        or Python, at every call. The view of a classifier that holds it then averages
+        the class probabilities over ten calls; ``is_random = True`` on the module says
+        the same.
     """
     if not isinstance(cls, type):
         raise TypeError(f"as_module.register takes a class first. Got {cls!r}.")
     if not callable(builder):
         raise TypeError(f"as_module.register takes a callable second. Got {builder!r}.")
-    _registered[cls] = builder
+    _registered[cls] = _Registered(builder, random)
 
 
 def as_score_module(detector: Any) -> Any:
@@ -239,7 +308,9 @@ def as_score_module(detector: Any) -> Any:
     detector = unfrozen(detector)
     if not hasattr(detector, "_as_score_module"):
         raise NoViewError(f"{type(detector).__name__} has no differentiable suspicion.")
-    return detector._as_score_module().eval().requires_grad_(False)
+    from sk_advdef._torch._net import frozen
+
+    return frozen(detector._as_score_module())
 
 
 as_module.register = register  # type: ignore[attr-defined]

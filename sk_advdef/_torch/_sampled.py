@@ -16,10 +16,14 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from sk_advdef._torch._masked_linear import MaskedLinear, followed_by_linear
 from sk_advdef._validation import seed_from
 
 #: Activations of all passes that are held at a time; about what the cache can hold.
 CELLS_AT_A_TIME = 2**23
+
+#: Activations at the widest dropout that are held at a time, before any is dropped.
+ROW_CELLS_AT_A_TIME = 2**20
 
 Masks = dict[str, torch.Tensor]
 
@@ -36,13 +40,21 @@ class _Masked(nn.Module):
         self.shapes: list[torch.Size] | None = None
         self.masks: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self.calls = 0
+        #: whether a linear layer comes next, and the mask that it is to take over
+        self.to_linear = False
+        self.held: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.shapes is not None:
             self.shapes.append(x.shape)
             return x
+        if not self.masks:  # p = 0
+            return x
         scale, shift = self.masks[self.calls]
         self.calls += 1
+        if self.to_linear and shift is None and not torch.is_grad_enabled():
+            self.held = scale.expand(1, *x.shape[1:]).flatten()
+            return x
         return x * scale if shift is None else x * scale + shift
 
 
@@ -78,7 +90,7 @@ _ADVICE = (
 
 
 def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, _DropoutNd) and module.p > 0
+    return isinstance(module, _DropoutNd)
 
 
 def _twin(module: nn.Module) -> nn.Module:
@@ -86,14 +98,31 @@ def _twin(module: nn.Module) -> nn.Module:
     shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
     twin = copy.deepcopy(module, shared).eval()
     masked: dict[nn.Module, _Masked] = {}
-    for parent in list(twin.modules()):
+    parents = list(twin.modules())
+    places = [
+        child for parent in parents for child in parent.children() if _is_dropout(child)
+    ]
+    for parent in parents:
         for name, child in parent._modules.items():
             if child is not None and _is_dropout(child):
                 parent._modules[name] = masked.setdefault(child, _Masked(child))
         if isinstance(parent, nn.TransformerEncoderLayer):
             # turns off the fused path of eval mode, which knows no dropout
             parent.activation_relu_or_gelu = 0
+    for parent in parents:
+        if isinstance(parent, nn.Sequential):
+            for place, child in enumerate(list(parent)):
+                found = followed_by_linear(parent, place)
+                if found is None or not isinstance(child, _Masked):
+                    continue
+                if places.count(_of(child)) == 1:
+                    child.to_linear = True
+                    parent._modules[found[0]] = MaskedLinear(found[1], child)
     return _Masked(twin) if _is_dropout(twin) else twin
+
+
+def _of(masked: _Masked) -> Any:
+    return vars(masked)["dropout"]
 
 
 def _places(twin: nn.Module) -> dict[str, _Masked]:
@@ -127,6 +156,8 @@ class SampledNet:
         self.view = view
         self.n_passes = n_passes
         shapes = self._shapes(rows[:2])
+        if any(s[0] != len(rows[:2]) for _, calls in shapes.values() for s in calls):
+            self._check_batch_comes_first(shapes, rows)
         generator = torch.Generator().manual_seed(seed)
         self.masks: list[tuple[str, list[tuple[torch.Tensor, torch.Tensor | None]]]]
         like = next(view.parameters(), rows)
@@ -134,10 +165,16 @@ class SampledNet:
             (name, [self._draw(dropout, shape, generator, like) for shape in calls])
             for name, (dropout, calls) in shapes.items()
         ]
-        self.width = max(
-            int(torch.Size(shape[1:]).numel())
-            for _, calls in shapes.values()
+        places = _places(_twin(view))
+        widths = [
+            (int(torch.Size(shape[1:]).numel()), places[name].to_linear)
+            for name, (_, calls) in shapes.items()
             for shape in calls
+        ]
+        #: the widest place of a mask, and of those where all passes are held at once
+        self.width = max(width for width, _ in widths)
+        self.held_width = max(
+            (w for w, to_linear in widths if not to_linear), default=1
         )
 
     def _shapes(self, rows: torch.Tensor) -> dict[str, tuple[Any, list[torch.Size]]]:
@@ -153,9 +190,9 @@ class SampledNet:
                 f"mask can stand in for. {_ADVICE}"
             )
         called: dict[str, tuple[Any, list[torch.Size]]] = {
-            name: (vars(place)["dropout"], place.shapes or [])
+            name: (_of(place), place.shapes or [])
             for name, place in places.items()
-            if place.shapes
+            if place.shapes and _of(place).p > 0
         }
         if not called:
             raise ValueError(
@@ -163,6 +200,17 @@ class SampledNet:
                 f"calls, so there is no uncertainty to sample. {_ADVICE}"
             )
         return called
+
+    def _check_batch_comes_first(self, shapes: Any, rows: torch.Tensor) -> None:
+        """Refuse masks that would have an entry for each row of a batch."""
+        other = rows[:1] if len(rows) > 1 else torch.cat([rows, rows])
+        for name, (_, calls) in self._shapes(other).items():
+            if [s[1:] for s in calls] != [s[1:] for s in shapes[name][1]]:
+                raise ValueError(
+                    f"At the dropout module {name!r} the batch is not the first axis, "
+                    "so that rows cannot share a mask. Let the net keep the batch "
+                    "first (for recurrent and transformer layers: batch_first=True)."
+                )
 
     def _draw(
         self,
@@ -177,7 +225,10 @@ class SampledNet:
         mask_shape = list(shape[1:])
         if channels_only:
             mask_shape[1:] = [1] * (len(mask_shape) - 1)
-        # one pass after the other, so that more passes keep the masks of fewer
+        # one pass after the other, and each place by a seed of its own, so that more
+        # passes keep the masks of fewer
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator = torch.Generator().manual_seed(seed)
         kept = torch.stack(
             [
                 torch.rand(1, *mask_shape, generator=generator) >= dropout.p
@@ -199,11 +250,13 @@ class SampledNet:
 
     def rows_at_a_time(self) -> int:
         """Rows for which all passes fit the cache together."""
-        return max(8, CELLS_AT_A_TIME // (self.n_passes * self.width))
+        rows = CELLS_AT_A_TIME // (self.n_passes * self.held_width)
+        return max(8, min(rows, ROW_CELLS_AT_A_TIME // self.width))
 
     def _blocks(self, n_rows: int) -> Iterator[tuple[int, int]]:
-        size = max(1, CELLS_AT_A_TIME // max(1, n_rows * self.width))
-        if self.n_passes * n_rows * self.width <= 2 * CELLS_AT_A_TIME:
+        width = self.width if torch.is_grad_enabled() else self.held_width
+        size = max(1, CELLS_AT_A_TIME // max(1, n_rows * width))
+        if self.n_passes * n_rows * width <= 2 * CELLS_AT_A_TIME:
             size = self.n_passes
         for first in range(0, self.n_passes, size):
             yield first, min(first + size, self.n_passes)
@@ -258,17 +311,29 @@ class Disagreement(nn.Module):
         *,
         n_passes: int,
         seed: int | None,
+        before: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.before = nn.Identity() if before is None else before
         self.view, self.statistic = view, statistic
         self.n_passes, self.seed = n_passes, seed
         self._sampled: SampledNet | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the statistic, shape (n_samples,)."""
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores of all passes, shape (n_passes, n_samples, n_classes)."""
+        x = self.before(x)
         sampled = self._sampled
         if sampled is None or self.seed is None:
             seed = seed_from(None) if self.seed is None else self.seed
             sampled = SampledNet(self.view, x, n_passes=self.n_passes, seed=seed)
             self._sampled = sampled
-        return self.statistic(sampled.scores(x).double().softmax(dim=-1)).to(x.device)
+        return sampled.scores(x)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the statistic looks at, a row each: the scores of all passes."""
+        return self.scores(x).transpose(0, 1).flatten(1).to(x.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the statistic, shape (n_samples,)."""
+        proba = self.scores(x).double().softmax(dim=-1)
+        return self.statistic(proba).to(x.device)

@@ -18,15 +18,17 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
     unfrozen,
 )
-from sk_advdef._validation import check_flag
+from sk_advdef._validation import check_flag, check_option, invalid
 from sk_advdef.attacks._geometry import (
+    NORMS,
     check_bounds,
     check_eps,
-    check_norm,
     into_ball,
     lengths,
     limits,
 )
+
+GOALS = ("fool", "reject")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +80,22 @@ class Table:
     keeps the result in the ball.
     """
 
-    def __init__(self, X: Any) -> None:
-        self._given = X if _is_frame(X) else None
-        given = _frame_values(X) if _is_frame(X) else X
-        given = check_array(given, allow_nd=True, dtype="numeric")
+    def __init__(self, X: Any, *, keep_text: bool = False) -> None:
+        self._given: Any = X if _is_frame(X) else None
+        #: positions of the numeric columns among all; the others are kept aside
+        self.numeric: Any = _numeric_columns(X, keep_text) if _is_frame(X) else None
+        #: names of all columns, None where there are none
+        self.names: Any = list(X.columns) if _is_frame(X) else None
+        given = X if self.numeric is None else _frame_values(X, self.numeric)
+        given = check_array(given, allow_nd=True, dtype="numeric", input_name="X")
         self.dtype = given.dtype
         small = given.dtype in (np.float32, np.float16, np.uint8, np.int8)
         self.values = given.astype(np.float32 if small else np.float64)
         # the dtype of each column of a frame, or the one of an array
-        kinds = [self.dtype] if self._given is None else _kinds(X)
+        kinds = [self.dtype] if self.numeric is None else _kinds(X, self.numeric)
+        self._kinds = kinds
+        if self.numeric is None:
+            self.numeric = list(range(self.width))
         self._whole = np.array([k.kind in "iub" for k in kinds])
         self._narrow = [
             (i, k)
@@ -113,7 +122,38 @@ class Table:
         """Return ``values``, settled already, as the given type had these rows."""
         if self._given is None:
             return values.astype(self.dtype)
-        return _like_frame(self._given, values, rows)
+        return _like_frame(self._given, values, rows, self.numeric)
+
+    @property
+    def width(self) -> int:
+        """Number of columns, with those that are kept aside."""
+        return self.values.shape[1] if self._given is None else len(self.names)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Which numeric columns are of an integer or bool dtype."""
+        return np.broadcast_to(self._whole, self.values.shape[1:])
+
+    def kind(self, at: int) -> np.dtype:
+        """Return the dtype that a numeric column came in."""
+        return self._kinds[at if len(self._kinds) > 1 else 0]
+
+    def cast(self, values: np.ndarray, at: int) -> np.ndarray:
+        """Round float64 values of one column to what its dtype holds."""
+        kind = self.kind(at)
+        cast = values.astype(kind) if kind.kind == "f" else values
+        return cast.astype(self.values.dtype)
+
+    def same_text(self, other: Table) -> np.ndarray:
+        """Tell for each row whether what is kept aside is the same in both."""
+        same = np.ones(len(self), dtype=bool)
+        if self._given is None:
+            return same
+        for i in set(range(len(self.names))) - set(self.numeric):
+            name = self.names[i]
+            mine, theirs = np.asarray(self._given[name]), np.asarray(other._given[name])
+            same &= np.equal(mine, theirs, dtype=object).astype(bool)
+        return same
 
 
 def _is_frame(X: Any) -> bool:
@@ -128,13 +168,21 @@ def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarra
     return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
 
 
-def _frame_values(X: Any) -> np.ndarray:
-    bad = [c for c, t in zip(X.columns, _dtypes(X), strict=True) if not _numeric(t)]
-    if bad:
+def _numeric_columns(X: Any, keep_text: bool) -> list[int]:
+    numeric = [i for i, t in enumerate(_dtypes(X)) if _numeric(t)]
+    if len(numeric) < len(X.columns) and not keep_text:
+        bad = [c for i, c in enumerate(X.columns) if i not in numeric]
         raise ValueError(
             f"The columns {bad} of X are not numeric. An attack changes numbers: "
-            "encode them first, and attack the model behind the encoder."
+            "encode them first, and attack the model behind the encoder, or pass a "
+            "FeatureSpace as space, which keeps them as they are."
         )
+    return numeric
+
+
+def _frame_values(X: Any, numeric: list[int]) -> np.ndarray:
+    if len(numeric) < len(X.columns):
+        X = X.iloc[:, numeric] if hasattr(X, "iloc") else X[:, numeric]
     return np.asarray(X.to_numpy())
 
 
@@ -144,26 +192,31 @@ def _dtypes(X: Any) -> list[Any]:
 
 def _numeric(dtype: Any) -> bool:
     try:
-        return np.dtype(str(dtype).lower()).kind in "iufb"
+        return _kind(dtype).kind in "iufb"
     except TypeError:
         return False
 
 
-def _kinds(X: Any) -> list[np.dtype]:
-    return [np.dtype(str(t).lower()) for t in _dtypes(X)]
+def _kind(dtype: Any) -> np.dtype:
+    name = str(dtype).lower()
+    return np.dtype("bool" if name == "boolean" else name)
 
 
-def _like_frame(X: Any, values: np.ndarray, rows: Any) -> Any:
+def _kinds(X: Any, numeric: list[int]) -> list[np.dtype]:
+    dtypes = _dtypes(X)
+    return [_kind(dtypes[i]) for i in numeric]
+
+
+def _like_frame(X: Any, values: np.ndarray, rows: Any, numeric: list[int]) -> Any:
     if hasattr(X, "iloc"):
         part = X.iloc[rows].copy()
-        for i, name in enumerate(part.columns):
-            part.isetitem(i, values[:, i].astype(X.dtypes.iloc[i]))
-            del name
+        for at, i in enumerate(numeric):
+            part.isetitem(i, values[:, at].astype(X.dtypes.iloc[i]))
         return part
-    columns = [
-        type(X[name])(name, values[:, i]).cast(X[name].dtype)
-        for i, name in enumerate(X.columns)
-    ]
+    columns = [X[name][rows] for name in X.columns]
+    for at, i in enumerate(numeric):
+        old = columns[i]
+        columns[i] = type(old)(old.name, values[:, at]).cast(old.dtype)
     return type(X)(columns)
 
 
@@ -183,18 +236,40 @@ class Problem:
         rejects = rejection_of(estimator)
         if rejects is not None:
             self.model, self.detector = rejects[0], unfrozen(rejects[1])
-        self.table = Table(X)
+        space = space_of(attack)
+        self.table = Table(X) if space is None else space._table(X)
         self.X = self.table.values
         self.targeted = check_flag(attack, "targeted", attack.targeted)
-        self.norm = check_norm(attack, attack.norm)
-        self.eps = check_eps(attack, attack.eps, self.X.shape[1:])
-        low, high = check_bounds(attack, attack.bounds, self.X)
-        # within an L2 ball, too, no feature moves further than eps
-        self.lower, self.upper = limits(self.X, self.eps, low, high)
+        goal = check_option(attack, "goal", getattr(attack, "goal", "fool"), GOALS)
+        self.reject = goal == "reject"
+        self.norm = check_option(attack, "norm", attack.norm, attack._norms)
+        eps = getattr(attack, "eps", None)
+        if eps is None and (attack._eps_optional or _brings(space, "eps")):
+            self.eps = np.asarray(np.inf)
+        else:
+            self.eps = check_eps(attack, eps, self.X.shape[1:])
+        box = None
+        if not _brings(space, "bounds"):
+            box = check_bounds(attack, attack.bounds, self.X)
+        #: what the space allows, None where there is none
+        self.rules: Any = None
+        if space is None:
+            assert box is not None
+            # within an L2 ball, too, no feature moves further than eps
+            self.lower, self.upper = limits(self.X, self.eps, *box)
+        else:
+            self._obey(space, box)
         self.classes = classes_of(estimator)
         genuine = genuine_classes_of(estimator)
         self.genuine_classes = genuine
         self.genuine = np.isin(self.classes, genuine)
+        if self.reject and (
+            self.targeted or (self.detector is None and self.genuine.all())
+        ):
+            raise ValueError(
+                f'goal="reject" of {type(attack).__name__} needs an estimator that '
+                "rejects or has an adversarial class, and no target."
+            )
         if y is None:
             if self.targeted:
                 raise ValueError(
@@ -216,6 +291,22 @@ class Problem:
                 f"{self.classes.tolist()}."
             )
 
+    def _obey(self, space: Any, box: Any) -> None:
+        from sk_advdef.attacks._space_rules import Rules
+
+        if space.eps is not None and getattr(self.attack, "eps", None) is not None:
+            raise ValueError(
+                f"Both {type(self.attack).__name__} and its space bring eps. Set "
+                "eps=None on the attack, or leave eps out of the FeatureSpace."
+            )
+        self.rules = Rules(space, self.table, eps=self.eps, box=box, norm=self.norm)
+        self.lower, self.upper = self.rules.lower, self.rules.upper
+        self.eps = self.rules.reach
+        if not (np.isfinite(self.eps).all() or self.attack._eps_optional):
+            raise ValueError(
+                "An infinite eps of a FeatureSpace needs finite bounds of the feature."
+            )
+
     def predict(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
         """Return what the estimator's own ``predict`` says of ``values``."""
         return predict(self.estimator, self.table.restore(values, rows))
@@ -223,6 +314,8 @@ class Problem:
     def is_fooled(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
         """Whether the attacker has what he wants, by the estimator's ``predict``."""
         answers = self.predict(values, rows)
+        if self.reject:
+            return ~np.isin(answers, self.genuine_classes)
         if self.targeted:
             return answers == self.y[rows]
         return (answers != self.y[rows]) & np.isin(answers, self.genuine_classes)
@@ -230,10 +323,12 @@ class Problem:
     def margin(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """How far the attacker is ahead, by the estimator's scores; above 0 he won."""
         given = self.table.restore(values, rows)
+        if self.detector is not None and self.reject:
+            return -self.detector.decision_function(given) / self.detector.scale_
         ahead = margin_of(
             class_scores(self.model, given),
             self.columns[rows],
-            self.genuine,
+            ~self.genuine if self.reject else self.genuine,
             targeted=self.targeted,
         )
         if self.detector is None:
@@ -242,8 +337,29 @@ class Problem:
         # in the same units, so that the smaller of the two is worth working on
         return np.minimum(ahead, np.nextafter(accepted, np.inf))
 
-    def settle(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
-        """Bring ``values`` into ball and box exactly, in the dtype that is returned."""
+    def rows_to_resemble(self) -> np.ndarray:
+        """For each row, the nearest one that is accepted and of a class wanted."""
+        from sk_advdef.attacks._accepted import nearest_of_wrong_class
+
+        given = self.table.restore(self.X)
+        answers = self.predict(self.X)
+        usable = np.isin(answers, self.genuine_classes)
+        if self.detector is not None:
+            usable &= self.detector.predict(given) == 1
+        return nearest_of_wrong_class(
+            self.X, answers, self.y, usable, same=self.targeted
+        )
+
+    def settle(
+        self, values: np.ndarray, rows: Any = slice(None), gain: Any = None
+    ) -> np.ndarray:
+        """Bring ``values`` into ball, box and space exactly, in the returned dtype.
+
+        ``gain`` tells what a rise of each feature is worth, for a space that has to
+        choose.
+        """
+        if self.rules is not None:
+            return self.rules.settle(values, rows, gain)
         values = np.clip(values, self.lower[rows], self.upper[rows])
         values = values.astype(self.X.dtype, copy=False)
         pulled = into_ball(values, self.X[rows], self.eps, self.norm)
@@ -255,6 +371,20 @@ class Problem:
         """Pack what was found."""
         distortion = lengths(values.astype(np.float64) - self.X, self.norm)
         return AttackResult(self.table.restore(values), fooled, n_queries, distortion)
+
+
+def space_of(attack: Any) -> Any:
+    """Return the space of an attack, None where it has none."""
+    from sk_advdef.attacks._space import FeatureSpace
+
+    space = getattr(attack, "space", None)
+    if space is not None and not isinstance(space, FeatureSpace):
+        raise invalid(attack, "space", "a FeatureSpace or None", space)
+    return space
+
+
+def _brings(space: Any, name: str) -> bool:
+    return space is not None and getattr(space, name) is not None
 
 
 def margin_of(
@@ -274,6 +404,12 @@ class Attack(BaseEstimator):
     Attacks are parameter objects: they hold no fitted state, and running one changes
     neither it nor the model.
     """
+
+    #: whether the attack works without a ball, in the box alone
+    _eps_optional = False
+    _norms: tuple[str, ...] = NORMS
+    #: what the attacker knows of the estimator
+    _knows = "all"
 
     def run(self, estimator: Any, X: Any, y: Any = None) -> AttackResult:
         """Attack each row of ``X``.

@@ -13,7 +13,7 @@ class FGSM(GradientAttack):
 
     Parameters
     ----------
-    eps : float or array of floats that fits one sample
+    eps : float, array of floats that fits one sample, or None
         Length of the step, in [0, inf), in units of ``X``; an array gives each feature
         a length of its own.
     norm : {"linf", "l2"}, default="linf"
@@ -28,6 +28,10 @@ class FGSM(GradientAttack):
         Whether ``y`` names the classes to reach instead of those to leave.
     batch_size : int, default=512
         Number of rows that go through the model at a time.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Either it or ``eps`` says how far features
+        move: ``eps=None`` is for a space that does. Where it brings bounds, they take
+        the place of ``bounds``.
 
     See Also
     --------
@@ -59,6 +63,7 @@ class FGSM(GradientAttack):
         bounds: Any = (0.0, 1.0),
         targeted: bool = False,
         batch_size: int = 512,
+        space: Any = None,
     ) -> None:
         self.eps = eps
         self.norm = norm
@@ -66,6 +71,7 @@ class FGSM(GradientAttack):
         self.bounds = bounds
         self.targeted = targeted
         self.batch_size = batch_size
+        self.space = space
 
     def _climb(self, problem: Problem) -> Climb:
         return Climb(steps=1, step_size=1.0)

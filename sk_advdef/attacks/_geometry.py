@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from sk_advdef._validation import check_number, check_option, invalid
+from sk_advdef._validation import check_number, invalid
 
 NORMS = ("linf", "l2")
 
@@ -26,11 +26,6 @@ def check_eps(owner: object, eps: Any, sample_shape: tuple[int, ...]) -> np.ndar
     if not fits or not (np.isfinite(values).all() and (values >= 0).all()):
         raise invalid(owner, "eps", f"{allowed} of shape {sample_shape}", eps)
     return values
-
-
-def check_norm(owner: object, norm: Any) -> str:
-    """Return the name of a norm that is known."""
-    return check_option(owner, "norm", norm, NORMS)
 
 
 def check_bounds(
@@ -95,6 +90,8 @@ def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
     flat = np.asarray(delta, dtype=np.float64).reshape(len(delta), -1)
     if norm == "linf":
         return np.abs(flat).max(axis=1, initial=0)
+    if norm == "l0":
+        return (flat != 0).sum(axis=1).astype(np.float64)
     return np.sqrt((flat * flat).sum(axis=1))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-#: (x, scores, columns) -> a loss to raise, and a rank to keep the best by, above 0 for
-#: success; a row each
-Goal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+from sk_advdef._torch._bpda import anneal
+
+#: (x, scores, columns) -> what to climb (or a pair: the first, not along the second),
+#: and a rank to keep the best by, above 0 for success; a row each
+Goal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[Any, torch.Tensor]]
 
 
 def _rows(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -70,23 +73,28 @@ def _largest(scores: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(~among, -torch.inf).amax(dim=1)
 
 
-def class_goal(loss: str, genuine: torch.Tensor, *, targeted: bool) -> Goal:
+def class_goal(
+    loss: str, genuine: torch.Tensor, *, targeted: bool, reject: bool = False
+) -> Goal:
     """Make the goal of an attack on class scores.
 
-    ``genuine`` marks the columns whose answer serves the attacker. Success is judged by
+    ``genuine`` marks the columns whose answer serves the attacker, or, with ``reject``,
+    those whose answer does not. Success is judged by
     the margin: how far the best wrong genuine class is above everything else.
     """
 
     def goal(
         x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Any, torch.Tensor]:
         label = torch.zeros_like(scores, dtype=torch.bool)
         label.scatter_(1, columns[:, None], True)
         wanted = label if targeted else genuine & ~label
+        if reject:
+            wanted = ~genuine & ~label
         margin = _largest(scores, wanted) - _largest(scores, ~wanted)
         if loss == "margin":
             value = margin
-        elif targeted or bool(genuine.all()):
+        elif targeted or (bool(genuine.all()) and not reject):
             log_proba = scores.log_softmax(dim=1).gather(1, columns[:, None])[:, 0]
             value = log_proba if targeted else -log_proba
         else:
@@ -97,40 +105,37 @@ def class_goal(loss: str, genuine: torch.Tensor, *, targeted: bool) -> Goal:
     return goal
 
 
-#: Lead of the wrong class from which on the detector is worked on.
-LEAD = 0.5
+def climb_direction(value: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of what is climbed.
 
-
-def accepted_goals(
-    class_goal: Goal, suspicion: nn.Module, offset: float, scale: float
-) -> list[Goal]:
-    """Make the goals of an attack on a class that a detector must accept.
-
-    One follows the class's gradient until the row is wrong by some lead and the
-    detector's from there on; the other climbs the sum of both, each up to where more
-    of it is of no use. Neither is the better for all detectors. Wrong ranks above
-    right, and among the wrong the less suspicious; success is wrong and accepted.
+    Of a pair, that of the first without what would change the second.
     """
-
-    def goal(
-        x: torch.Tensor, scores: torch.Tensor, columns: torch.Tensor, *, both: bool
-    ) -> tuple[torch.Tensor, ...]:
-        value, margin = class_goal(x, scores, columns)
-        accepted = ((-suspicion(x) - offset) / scale).to(margin.dtype)
-        if offset == -torch.inf:
-            accepted = torch.ones_like(margin)
-        if both:
-            value = margin.clamp(max=2 * LEAD) + accepted.clamp(max=2 * LEAD)
-        else:
-            value = torch.where(margin > LEAD, accepted, value)
-        rank = torch.where(margin > 0, _squash(accepted), _squash(margin) - 2)
-        return value, rank
-
-    return [partial(goal, both=False), partial(goal, both=True)]
+    if not isinstance(value, tuple):
+        return torch.autograd.grad(value.sum(), x)[0]
+    first, second = value
+    grad = torch.autograd.grad(first.sum(), x, retain_graph=True)[0]
+    other = torch.autograd.grad(second.sum(), x)[0]
+    unit = other / _rows(l2_length(other).clamp_min(1e-30), x)
+    return grad - unit * _rows((grad * unit).flatten(1).sum(1), x)
 
 
-def _squash(values: torch.Tensor) -> torch.Tensor:
-    return values.double() / (1 + values.double().abs())
+class Snap:
+    """Rows of a space, for points that climb freely; gradients go straight through."""
+
+    def __init__(self, problem: Any, part: np.ndarray) -> None:
+        self.problem, self.part = problem, part
+
+    def __call__(
+        self, x: torch.Tensor, rows: torch.Tensor, gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the rows of the space that ``x`` stands for."""
+        worth = None if gain is None else gain.numpy()
+        found = self.problem.settle(x.numpy(), self.part[rows.numpy()], worth)
+        return torch.from_numpy(found)
+
+    def pull(self, grad: torch.Tensor) -> torch.Tensor:
+        """Give gradients of dependent features to what they depend on."""
+        return self.problem.rules.pull(grad)
 
 
 def ascend(
@@ -143,34 +148,49 @@ def ascend(
     steps: int,
     step_size: float,
     early_stop: bool,
+    snap: Snap | None = None,
+    soft: nn.Module | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Climb from ``x``; return the best iterate, its rank, and passes, a row each.
 
     A rank above zero is a success. With ``early_stop`` a row leaves the batch at once
-    when it succeeds.
+    when it succeeds. With ``snap`` what is evaluated and returned is what it makes of
+    the point that climbs. ``soft`` holds the modules whose steps are soft at first and
+    sharper with every step of the climb.
     """
+    gain: torch.Tensor | None = None
     best = x.clone()
     best_rank = torch.full((len(x),), -torch.inf, dtype=torch.float64)
     passes = torch.zeros(len(x), dtype=torch.int64)
     rows = torch.arange(len(x))
     for step in range(steps + 1):
         last = step == steps
-        x = x.detach().requires_grad_(not last)
+        if soft is not None:
+            anneal(soft, step / steps)
+        x = x.detach()
+        point = x if snap is None else snap(x, rows, gain)
+        point.requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            value, rank = goal(x, view(x), columns[rows])
+            value, rank = goal(point, view(point), columns[rows])
         passes[rows] += 1
         rank = rank.detach().double()
         better = rank > best_rank[rows]
-        best[rows[better]] = x.detach()[better]
+        best[rows[better]] = point.detach()[better]
         best_rank[rows] = torch.maximum(best_rank[rows], rank)
         if last:
             break
-        grad = torch.autograd.grad(value.sum(), x)[0]
+        grad = climb_direction(value, point)
+        if snap is not None:
+            grad = snap.pull(grad)
+            peak = grad.abs().amax(dim=1, keepdim=True)
+            fresh = torch.nan_to_num(grad / peak)
+            gain = fresh if gain is None else fresh + gain / 2
         x = x.detach()
         if early_stop:
             left = rank <= 0
             if not bool(left.all()):
                 rows, x, grad, ball = rows[left], x[left], grad[left], ball[left]
+                gain = None if gain is None else gain[left]
             if not len(rows):
                 break
         x = ball.step(x, grad, step_size)

@@ -43,34 +43,27 @@ class GradientAttack(Attack):
         early_stops = (True, False) if climb.early_stop else (False,)
         if problem.detector is not None:
             early_stops = (False,)  # on to the iterate that is least suspicious
-        ways = [
-            (ascend, early_stop)
-            for ascend in self._ascenders(problem, climb)
-            for early_stop in early_stops
-        ]
+        ascenders = self._ascenders(problem, climb)
         values = problem.X.copy()
         rank = np.full(len(values), -np.inf)
         fooled = np.zeros(len(values), dtype=bool)
         n_queries = np.ones(len(values), dtype=np.int64)
         for restart in range(climb.restarts):
-            left = rows[~fooled[rows]]
             noise = self._noise(problem, climb, restart)
-            for ascend, early_stop in ways:
-                if not len(left):
-                    break
-                found, found_rank, passes = ascend(left, noise, early_stop)
-                n_queries[left] += passes + 1
-                confirmed = problem.is_fooled(found, left)
-                better = confirmed | (found_rank > rank[left])
-                values[left[better]] = found[better]
-                rank[left[better]] = found_rank[better]
-                fooled[left] = confirmed
-                # a second time only for rows that the view took for fooled, if no
-                # detector asks for another way
-                again = ~confirmed
-                if problem.detector is None:
-                    again &= found_rank > 0
-                left = left[again]
+            for ascend in ascenders:
+                left = rows[~fooled[rows]]
+                for early_stop in early_stops:
+                    if not len(left):
+                        break
+                    found, found_rank, passes = ascend(left, noise, early_stop)
+                    n_queries[left] += passes + 1
+                    confirmed = problem.is_fooled(found, left)
+                    better = confirmed | (found_rank > rank[left])
+                    values[left[better]] = found[better]
+                    rank[left[better]] = found_rank[better]
+                    fooled[left] = confirmed
+                    # rows that only the view took for fooled go on without stopping
+                    left = left[(found_rank > 0) & ~confirmed]
         return values[rows], fooled[rows], n_queries[rows]
 
     def _train_on(self, problem: Problem) -> np.ndarray:
@@ -85,10 +78,24 @@ class GradientAttack(Attack):
         rng = np.random.default_rng([climb.seed, restart])
         return random_in_ball(rng, problem.X.shape, problem.norm)
 
+    def _goals_with_detector(self, problem: Problem, class_goal: Any) -> list[Any]:
+        from sk_advdef.attacks._accepted import MODES, AcceptedGoal, RejectedGoal
+
+        detector = problem.detector
+        suspicion = as_score_module(detector)
+        threshold = float(detector.offset_), float(detector.scale_)
+        if problem.reject:
+            return [RejectedGoal(suspicion, *threshold)]
+        return [AcceptedGoal(m, class_goal, suspicion, *threshold) for m in MODES]
+
     def _ascenders(self, problem: Problem, climb: Climb) -> list[Any]:
-        """Return functions, one a goal, that climb for some rows, batch by batch."""
+        """Return functions that climb for some rows, batch by batch.
+
+        One for each goal, and for views with steps in them another with soft steps.
+        """
         import torch
 
+        from sk_advdef._torch._bpda import annealed, rounding_modules
         from sk_advdef.attacks import _gradient
 
         loss = check_option(self, "loss", self.loss, LOSSES)
@@ -96,20 +103,29 @@ class GradientAttack(Attack):
             self, "batch_size", self.batch_size, integer=True, low=1
         )
         genuine = torch.tensor(problem.genuine)
-        goals = [_gradient.class_goal(loss, genuine, targeted=problem.targeted)]
-        view = as_module(problem.model)
-        if problem.detector is not None:
-            goals = _gradient.accepted_goals(
-                goals[0],
-                as_score_module(problem.detector),
-                float(problem.detector.offset_),
-                float(problem.detector.scale_),
+        goals = [
+            _gradient.class_goal(
+                loss, genuine, targeted=problem.targeted, reject=problem.reject
             )
+        ]
+        view = as_module(problem.model)
+        free = problem.rules is None
+        if problem.table.width > problem.X[0].size:
+            raise ValueError(
+                f"{type(self).__name__} needs the gradient in X, and not all columns "
+                "of X are numeric. Encode them first, or use RandomSearch."
+            )
+        if problem.detector is not None:
+            goals = self._goals_with_detector(problem, goals[0])
+            aimed = problem.rows_to_resemble()
+        #: all that the attacker sees through, where steps may be
+        seen = torch.nn.ModuleList([view])
+        seen.extend([g.suspicion for g in goals[:1] if hasattr(g, "suspicion")])
         dtype = torch.tensor(problem.X[:0]).dtype
         eps = torch.tensor(problem.eps, dtype=dtype)
 
         def ascend(
-            rows: np.ndarray, noise: Any, early_stop: bool, *, goal: Any
+            rows: np.ndarray, noise: Any, early_stop: bool, *, goal: Any, soft: bool
         ) -> list[np.ndarray]:
             parts = []
             for batch in gen_batches(len(rows), batch_size):
@@ -123,21 +139,28 @@ class GradientAttack(Attack):
                 if noise is not None:
                     drawn = torch.tensor(noise[part], dtype=dtype)
                     start = ball.project(center + eps * drawn)
-                found = _gradient.ascend(
-                    view,
-                    start,
-                    ball,
-                    torch.tensor(problem.columns[part]),
-                    goal,
-                    steps=climb.steps,
-                    step_size=climb.step_size,
-                    early_stop=early_stop,
-                )
+                aims = None if not hasattr(goal, "bound") else problem.X[aimed[part]]
+                with annealed(seen):
+                    found = _gradient.ascend(
+                        view,
+                        start,
+                        ball,
+                        torch.tensor(problem.columns[part]),
+                        goal if aims is None else goal.bound(view, torch.tensor(aims)),
+                        steps=climb.steps,
+                        step_size=climb.step_size,
+                        early_stop=early_stop,
+                        snap=None if free else _gradient.Snap(problem, part),
+                        soft=seen if soft else None,
+                    )
                 parts.append([t.numpy() for t in found])
             values, rank, passes = map(np.concatenate, zip(*parts, strict=True))
             return [problem.settle(values, rows), rank, passes]
 
-        return [partial(ascend, goal=goal) for goal in goals]
+        ways = (False, True) if rounding_modules(seen) else (False,)
+        return [
+            partial(ascend, goal=goal, soft=soft) for goal in goals for soft in ways
+        ]
 
 
 class PGD(GradientAttack):
@@ -149,7 +172,7 @@ class PGD(GradientAttack):
 
     Parameters
     ----------
-    eps : float or array of floats that fits one sample
+    eps : float, array of floats that fits one sample, or None
         Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
         a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
     steps : int, default=40
@@ -176,8 +199,15 @@ class PGD(GradientAttack):
     early_stop : bool, default=True
         Whether a row leaves as soon as it is fooled. False goes on to the end and keeps
         the most wrong iterate, which is what carries over to another model.
+    goal : {"fool", "reject"}, default="fool"
+        "fool" is a wrong answer that is accepted; "reject" is a genuine row that is
+        taken for adversarial or rejected (an attack on availability).
     batch_size : int, default=512
         Number of rows that go through the model at a time.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Either it or ``eps`` says how far features
+        move: ``eps=None`` is for a space that does. Where it brings bounds, they take
+        the place of ``bounds``.
 
     See Also
     --------
@@ -216,7 +246,9 @@ class PGD(GradientAttack):
         targeted: bool = False,
         random_start: bool = True,
         early_stop: bool = True,
+        goal: str = "fool",
         batch_size: int = 512,
+        space: Any = None,
     ) -> None:
         self.eps = eps
         self.steps = steps
@@ -229,7 +261,9 @@ class PGD(GradientAttack):
         self.targeted = targeted
         self.random_start = random_start
         self.early_stop = early_stop
+        self.goal = goal
         self.batch_size = batch_size
+        self.space = space
 
     def _climb(self, problem: Problem) -> Climb:
         steps = check_number(self, "steps", self.steps, integer=True, low=1)

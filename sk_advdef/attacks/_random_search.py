@@ -10,6 +10,7 @@ from sk_advdef._images import ImageLayout, resolve_layout
 from sk_advdef._torch._models import has_scores
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.attacks._base import Attack, Problem
+from sk_advdef.attacks._geometry import relative
 
 #: Parts of the budget after which the changed share of features is halved.
 _HALVINGS = np.array([0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
@@ -26,7 +27,7 @@ class RandomSearch(Attack):
 
     Parameters
     ----------
-    eps : float or array of floats that fits one sample
+    eps : float, array of floats that fits one sample, or None
         Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
         a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
     max_queries : int, default=1000
@@ -47,6 +48,13 @@ class RandomSearch(Attack):
         images are searched as images.
     channel_axis : int, default=-1
         Axis of the channels within one image of three axes.
+    goal : {"fool", "reject"}, default="fool"
+        "fool" is a wrong answer that is accepted; "reject" is a genuine row that is
+        taken for adversarial or rejected (an attack on availability).
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Either it or ``eps`` says how far features
+        move: ``eps=None`` is for a space that does. Where it brings bounds, they take
+        the place of ``bounds``.
 
     See Also
     --------
@@ -71,6 +79,8 @@ class RandomSearch(Attack):
     True
     """
 
+    _knows = "scores"
+
     def __init__(
         self,
         eps: Any,
@@ -83,6 +93,8 @@ class RandomSearch(Attack):
         p_init: float = 0.8,
         image_shape: Any = None,
         channel_axis: int = -1,
+        goal: str = "fool",
+        space: Any = None,
     ) -> None:
         self.eps = eps
         self.max_queries = max_queries
@@ -93,6 +105,8 @@ class RandomSearch(Attack):
         self.p_init = p_init
         self.image_shape = image_shape
         self.channel_axis = channel_axis
+        self.goal = goal
+        self.space = space
 
     def _search(
         self, problem: Problem, rows: np.ndarray
@@ -125,12 +139,16 @@ class RandomSearch(Attack):
                 if query == 0
                 else proposals.change(unit, left, query, query / budget)
             )
-            found = problem.settle(problem.X[left] + problem.eps * tried, left)
+            found = self._found(problem, proposals, left, tried, query)
             gained = problem.margin(found, left)
             n_queries[left] += 1
             better = gained >= margin[left] if query else np.full(len(left), True)
             kept = left[better]
             unit[kept], values[kept] = tried[better], found[better]
+            if problem.rules is not None:
+                # go on from what the space made of the change
+                delta = found[better].astype(np.float64) - problem.X[kept]
+                unit[kept] = relative(delta, problem.eps)
             margin[kept] = gained[better]
             # at 0 it depends on how predict breaks ties, common among trees
             ahead = kept[margin[kept] >= 0]
@@ -144,6 +162,21 @@ class RandomSearch(Attack):
         fooled[left] = problem.is_fooled(values[left], left)
         n_queries[left] += 1
         return values[rows], fooled[rows], n_queries[rows]
+
+    @staticmethod
+    def _found(
+        problem: Problem,
+        proposals: _Proposals,
+        rows: np.ndarray,
+        tried: np.ndarray,
+        query: int,
+    ) -> np.ndarray:
+        if problem.rules is None:
+            return problem.settle(problem.X[rows] + problem.eps * tried, rows)
+        # a category changes or not, however short the step of the others
+        tried = np.where(problem.rules.is_hot, np.sign(tried), tried)
+        worth = proposals.worth(rows, query)
+        return problem.settle(problem.X[rows] + problem.eps * tried, rows, worth)
 
     def _layout(self, problem: Problem) -> ImageLayout | None:
         if problem.X.ndim == 2 and self.image_shape is None:
@@ -180,6 +213,11 @@ class _Proposals:
             stripes = _signs(rng, (n, 1, width, channels))
             unit = self.layout.fold(np.repeat(stripes, height, axis=1))
         return unit if self.norm == "linf" else unit / self.width**0.5
+
+    def worth(self, rows: np.ndarray, query: int) -> np.ndarray:
+        """Draw which of too many changes a space is to keep."""
+        rng = np.random.default_rng([self.seed, query, 1])
+        return rng.uniform(-1, 1, size=self.shape)[rows]
 
     def change(
         self, unit: np.ndarray, rows: np.ndarray, query: int, spent: float

@@ -255,13 +255,13 @@ class DropoutUncertaintyDetector(Detector):
         statistic = STATISTICS[self.statistic]
         if self.statistic == "variation_ratio":
             statistic = soft_variation_ratio
-        disagreement = Disagreement(
+        return Disagreement(
             view_of_net(net, n_classes),
             statistic,
             n_passes=self.n_passes,
             seed=self._seed if self.masks == "fixed" else None,
+            before=nn.Sequential(*(build(step, "transform") for step in before)),
         )
-        return nn.Sequential(*map(build, before), disagreement)
 
     def uncertainty(self, X: Any) -> np.ndarray:
         """Return the disagreement of the sub-networks: minus ``score_samples``.

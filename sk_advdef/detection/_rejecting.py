@@ -11,7 +11,14 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._base import Stamped
-from sk_advdef._torch._models import classes_of, is_frozen, is_net
+from sk_advdef._torch._models import (
+    classes_of,
+    is_frozen,
+    is_net,
+    predict,
+    torch_generators_kept,
+    unfrozen,
+)
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import seed_from
 from sk_advdef.detection._base import Detector
@@ -105,7 +112,11 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         return tags
 
     def _missing_view(self) -> Any:
-        return missing_view(getattr(self, "estimator_", self.estimator))
+        missing = missing_view(getattr(self, "estimator_", self.estimator))
+        detector = unfrozen(getattr(self, "detector_", self.detector))
+        if missing is None and not hasattr(detector, "_as_score_module"):
+            return detector  # attacks along the gradient have to pass it too
+        return missing
 
     def fit(self, X: Any, y: Any = None) -> RejectingClassifier:
         """Fit the classifier, and the detector on rows that it has not seen.
@@ -199,7 +210,8 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         """
         check_is_fitted(self)
         X = self._rows(X)
-        answers = np.asarray(self.estimator_.predict(X))
+        with torch_generators_kept():
+            answers = predict(self.estimator_, X)
         flagged = self.detector_.predict(X) == -1
         kind = np.result_type(answers, np.asarray([self.reject_label_]))
         answers = answers.astype(kind)

@@ -46,7 +46,7 @@ def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]
     """Split rows once: positions to fit the model on, and positions held out."""
     X, y = indexable(X, y)
     labels = column_or_1d(y)
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         return next(iter(cv.split(X, labels)))
     counts = np.unique(labels, return_counts=True)[1]
     n = len(labels)

@@ -9,17 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import (
+    class_scores,
     last_step,
     predict,
     rejection_of,
     unfrozen,
 )
+from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, check_option
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._pgd import PGD
 from sk_advdef.evaluation._scores import (
     as_attacks,
     check_threat,
@@ -53,7 +58,7 @@ class DetectionScorer:
         """Return how well attacked rows are told from genuine ones."""
         y = column_or_1d(y)
         check_consistent_length(X, y)
-        model = detector.estimator_
+        model = _watched(detector)
         right = np.flatnonzero(predict(model, X) == y)
         attacked = []
         for attack in as_attacks(self.attack):
@@ -157,6 +162,7 @@ def rejection_robust_error(
     eps: Any = None,
     bounds: Any = (0.0, 1.0),
     clean_rejection: Sequence[float] = (0.01, 0.05),
+    space: Any = None,
     random_state: Any = None,
 ) -> dict[float, float]:
     """Error of a classifier that rejects, under attack, at given clean rejection.
@@ -178,11 +184,14 @@ def rejection_robust_error(
         What to run; see :func:`robust_accuracy_score`.
     eps : float, array of floats or None, default=None
         Radius (Linf) of the default attacks in units of ``X``; required unless
-        ``attack`` is given.
+        ``attack`` or ``space`` brings one.
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box for the default attacks.
     clean_rejection : sequence of float, default=(0.01, 0.05)
         Shares of clean rows to reject, each in [0, 1).
+    space : FeatureSpace or None, default=None
+        What the default attacks may change in tabular data; its eps and bounds take the
+        place of ``eps`` and ``bounds``, of which the first must then be None.
     random_state : int, RandomState instance or None, default=None
         Seeds the default attacks.
 
@@ -234,9 +243,9 @@ def rejection_robust_error(
         )
         for r in np.ravel(clean_rejection)
     ]
-    attacks = check_threat(attack, eps)
+    attacks = check_threat(attack, eps, space)
     if attacks is None:
-        attacks = default_attacks(estimator, eps, bounds, random_state)
+        attacks = default_attacks(estimator, eps, bounds, random_state, space)
     return {
         float(level): _error_at(estimator, X, y, attacks, float(level))
         for level in levels
@@ -247,20 +256,20 @@ def _error_at(
     estimator: Any, X: Any, y: Any, attacks: Sequence[Attack], level: float
 ) -> float:
     detector = copy.copy(unfrozen(last_step(estimator).detector_))
-    before = _before_last(estimator, X)
-    scores = np.sort(detector.score_samples(before))
+    rejects = rejection_of(estimator)
+    assert rejects is not None
+    scores = np.sort(rejects[1].score_samples(X))
     detector.offset_ = float(scores[math.floor(level * len(scores) * (1 + 1e-12))])
     return 1 - float(held_rows(_with(estimator, detector), X, y, attacks).mean())
 
 
-def _before_last(estimator: Any, X: Any) -> Any:
-    """Pass rows through the steps before the classifier that rejects."""
-    model = unfrozen(estimator)
-    while hasattr(model, "steps"):
-        for _, step in model.steps[:-1]:
-            X = X if step in (None, "passthrough") else step.transform(X)
-        model = unfrozen(model.steps[-1][1])
-    return X
+def _watched(detector: Any) -> Any:
+    """Return the model that a detector watches, behind the steps before it."""
+    detector = unfrozen(detector)
+    if isinstance(detector, Pipeline):
+        name, last = detector.steps[-1]
+        return Pipeline([*detector.steps[:-1], (name, _watched(last))])
+    return detector.estimator_
 
 
 def _with(estimator: Any, detector: Any) -> Any:
@@ -272,3 +281,50 @@ def _with(estimator: Any, detector: Any) -> Any:
     else:
         model.detector_ = detector
     return model
+
+
+def detection_figures(
+    estimator: Any, X: Any, y: np.ndarray, eps: Any, bounds: Any
+) -> dict[str, dict[str, float]]:
+    """Compare a detector with three baselines on the same attacked rows.
+
+    The rows are made against the model alone, by an attacker who ignores the detector.
+    Without enough successes there is nothing to compare.
+    """
+    rejects = rejection_of(estimator)
+    if rejects is None or not has_view(rejects[0]):
+        return {}
+    model, detector = rejects
+    right = np.flatnonzero(predict(model, X) == y)
+    if len(right) < FEWEST_SUCCESSES:
+        return {}
+    attack = PGD(eps, bounds=bounds, early_stop=False, random_state=0)
+    result = attack.run(model, _safe_indexing(X, right), y[right])
+    attacked = _safe_indexing(result.X_adv, np.flatnonzero(result.fooled))
+    if len(attacked) < FEWEST_SUCCESSES:
+        return {}
+    statistics = {
+        "the detector": detector.score_samples,
+        "the largest probability": lambda rows: _top_two(model, rows)[:, -1],
+        "the margin of scores": lambda rows: np.diff(_top_two(model, rows)).ravel(),
+        "smoothness of the input": _smoothness,
+    }
+    figures = {}
+    for name, statistic in statistics.items():
+        genuine, seen = statistic(X), statistic(attacked)
+        figures[name] = {
+            f"at {rate:.0%} false positives": tpr_at_fpr(genuine, seen, rate)
+            for rate in (0.05, 0.01)
+        }
+    return figures
+
+
+def _top_two(model: Any, X: Any) -> np.ndarray:
+    """Two largest log-probabilities of each row, in rising order."""
+    return np.sort(log_softmax(class_scores(model, X), axis=1), axis=1)[:, -2:]
+
+
+def _smoothness(X: Any) -> np.ndarray:
+    """Minus the sum of steps between neighboring values; asks no model."""
+    values = np.asarray(X, dtype=np.float64).reshape(len(X), -1)
+    return -np.abs(np.diff(values, axis=1)).sum(axis=1)

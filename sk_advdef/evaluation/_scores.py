@@ -18,7 +18,7 @@ from sk_advdef.attacks._random_search import RandomSearch
 
 
 def default_attacks(
-    estimator: Any, eps: Any, bounds: Any, random_state: Any
+    estimator: Any, eps: Any, bounds: Any, random_state: Any, space: Any = None
 ) -> list[Attack]:
     """Make the attacks that stand for "the attacker who knows the defence".
 
@@ -26,7 +26,7 @@ def default_attacks(
     RandomSearch, which no hidden gradient can lead astray.
     """
     seed = seed_from(random_state)
-    asking = RandomSearch(eps, bounds=bounds, random_state=seed)
+    asking = RandomSearch(eps, bounds=bounds, random_state=seed, space=space)
     if not has_view(estimator):
         warnings.warn(
             f"{type(missing_view(estimator)).__name__} has no differentiable view: "
@@ -37,40 +37,44 @@ def default_attacks(
         )
         return [asking]
     climbing = (
-        PGD(eps, loss=loss, bounds=bounds, random_state=seed)
+        PGD(eps, loss=loss, bounds=bounds, random_state=seed, space=space)
         for loss in ("ce", "margin")
     )
     return [*climbing, asking]
 
 
-def as_attacks(attack: Any) -> list[Attack]:
+def as_attacks(attack: Any, name: str = "attack") -> list[Attack]:
     """Return one attack or several as a list."""
     attacks = list(attack) if isinstance(attack, Sequence) else [attack]
     for one in attacks:
         if not isinstance(one, Attack):
             raise TypeError(
-                "attack must be an attack of this package, a list of them, or None. "
+                f"{name} must be an attack of this package, a list of them, or None. "
                 f"Got {one!r}."
             )
     if not attacks:
-        raise ValueError("attack is an empty list: pass at least one, or None.")
+        raise ValueError(f"{name} is an empty list: pass at least one, or None.")
     return attacks
 
 
-def check_threat(attack: Any, eps: Any) -> list[Attack] | None:
+def check_threat(
+    attack: Any, eps: Any, space: Any = None, name: str = "attack"
+) -> list[Attack] | None:
     """Refuse too little and too much said about what the attacker may do."""
     if attack is None:
-        if eps is None:
+        if eps is None and getattr(space, "eps", None) is None:
             raise ValueError(
                 "eps=None says nothing of how much an attacker may change. Pass eps, "
-                "or attack=... that brings one."
+                f"or {name}=... or space=... that brings one."
             )
         return None
-    if eps is not None:
-        raise ValueError(
-            f"Both attack and eps={eps!r} are given. Set eps on the attack itself."
-        )
-    return as_attacks(attack)
+    for other, value in (("eps", eps), ("space", space)):
+        if value is not None:
+            raise ValueError(
+                f"Both {name} and {other}={value!r} are given. Set {other} on the "
+                "attack itself."
+            )
+    return as_attacks(attack, name)
 
 
 def robust_accuracy_score(
@@ -81,6 +85,7 @@ def robust_accuracy_score(
     attack: Any = None,
     eps: Any = None,
     bounds: Any = (0.0, 1.0),
+    space: Any = None,
     random_state: Any = None,
 ) -> float:
     """Accuracy under attack: the share of rows that no attack took.
@@ -104,9 +109,12 @@ def robust_accuracy_score(
         differentiable view, RandomSearch alone, with a warning.
     eps : float, array of floats or None, default=None
         Radius (Linf) of the default attacks in units of ``X``; required unless
-        ``attack`` is given.
+        ``attack`` or ``space`` brings one.
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box for the default attacks.
+    space : FeatureSpace or None, default=None
+        What the default attacks may change in tabular data; its eps and bounds take the
+        place of ``eps`` and ``bounds``, of which the first must then be None.
     random_state : int, RandomState instance or None, default=None
         Seeds the default attacks.
 
@@ -143,9 +151,9 @@ def robust_accuracy_score(
     >>> 0 < score < model.score(X, y)
     True
     """
-    attacks = check_threat(attack, eps)
+    attacks = check_threat(attack, eps, space)
     if attacks is None:
-        attacks = default_attacks(estimator, eps, bounds, random_state)
+        attacks = default_attacks(estimator, eps, bounds, random_state, space)
     return float(held_rows(estimator, X, y, attacks).mean())
 
 
@@ -167,8 +175,10 @@ def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.n
 class RobustScorer:
     """A scorer: called with a fitted estimator, rows and labels, it attacks."""
 
-    def __init__(self, attack: Any, eps: Any, bounds: Any, random_state: Any) -> None:
-        self.attack, self.eps = attack, eps
+    def __init__(
+        self, attack: Any, eps: Any, bounds: Any, random_state: Any, space: Any = None
+    ) -> None:
+        self.attack, self.eps, self.space = attack, eps, space
         self.bounds, self.random_state = bounds, random_state
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
@@ -180,6 +190,7 @@ class RobustScorer:
             attack=self.attack,
             eps=self.eps,
             bounds=self.bounds,
+            space=self.space,
             random_state=self.random_state,
         )
 
@@ -188,6 +199,7 @@ class RobustScorer:
         said = [] if self.attack is None else [f"{self.attack!r}"]
         said += [] if self.eps is None else [f"eps={self.eps!r}"]
         said += [f"bounds={self.bounds!r}"] if self.attack is None else []
+        said += [] if self.space is None else [f"space={self.space!r}"]
         if self.random_state is not None:
             said.append(f"random_state={self.random_state!r}")
         return f"make_robust_scorer({', '.join(said)})"
@@ -198,6 +210,7 @@ def make_robust_scorer(
     *,
     eps: Any = None,
     bounds: Any = (0.0, 1.0),
+    space: Any = None,
     random_state: Any = None,
 ) -> RobustScorer:
     """Make a scorer of accuracy under attack for ``cross_validate`` and GridSearchCV.
@@ -209,9 +222,12 @@ def make_robust_scorer(
         of two gradient attacks and one that needs no gradient.
     eps : float, array of floats or None, default=None
         Radius (Linf) of the default attacks in units of ``X``; required unless
-        ``attack`` is given.
+        ``attack`` or ``space`` brings one.
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box for the default attacks.
+    space : FeatureSpace or None, default=None
+        What the default attacks may change in tabular data; its eps and bounds take the
+        place of ``eps`` and ``bounds``, of which the first must then be None.
     random_state : int, RandomState instance or None, default=None
         Seeds the default attacks.
 
@@ -248,7 +264,7 @@ def make_robust_scorer(
     >>> bool(0 < search.fit(X, y).best_score_ < 1)
     True
     """
-    attacks = check_threat(attack, eps)
+    attacks = check_threat(attack, eps, space)
     if attacks is not None and len(attacks) == 1:
         warnings.warn(
             f"One attack alone, {attacks[0]!r}, judges: a search by one attack selects "
@@ -257,4 +273,4 @@ def make_robust_scorer(
             UserWarning,
             stacklevel=2,
         )
-    return RobustScorer(attack, eps, bounds, random_state)
+    return RobustScorer(attack, eps, bounds, random_state, space)

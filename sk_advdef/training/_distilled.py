@@ -22,6 +22,9 @@ from sk_advdef.training._base import (
     weight_argument,
 )
 
+#: Stands for the log of 0, which stays 0 at any temperature, but gives no NaN.
+LOG_OF_ZERO = -1e9
+
 #: Copies of each row that a student without sample weights gets.
 COPIES = 10
 
@@ -34,7 +37,8 @@ def log_proba(model: Any, X: Any) -> np.ndarray:
         before, net, n_classes = locate_net(model)
         return net_scores(net, transformed(before, X), n_classes).astype(np.float64)
     proba = np.asarray(model.predict_proba(X), dtype=np.float64)
-    return np.log(np.clip(proba, np.finfo(np.float64).tiny, None))
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(proba), LOG_OF_ZERO)
 
 
 def soften(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -263,7 +267,7 @@ def _at_temperature(
     """Let a net train with its logits divided by ``temperature``.
 
     With ``soft``, on these labels: rows then carry their number, by which the loss
-    finds the soft label, while callbacks and validation go on with the hard one.
+    finds the soft label, while what callbacks score goes on with the hard one.
     """
     import torch
 
@@ -279,14 +283,17 @@ def _at_temperature(
     def get_loss(
         original: Any, y_pred: Any, y_true: Any, X: Any = None, **more: Any
     ) -> Any:
-        target = y_true
+        target, many = y_true, isinstance(y_pred, tuple)
+        logits = y_pred[0] if many else y_pred
         if targets is not None:
             target = targets[X["row"].cpu()]
-            spare = y_pred.shape[1] - target.shape[1] if kind == "logits" else 0
+            spare = logits.shape[1] - target.shape[1] if kind == "logits" else 0
             target = torch.nn.functional.pad(target, (0, spare))
         if kind == "logits":
-            return original(y_pred / temperature, target.to(y_pred.device), X=X, **more)
-        scores = scores_of(y_pred[0] if isinstance(y_pred, tuple) else y_pred)
+            cooled = logits / temperature
+            y_pred = (cooled, *y_pred[1:]) if many else cooled
+            return original(y_pred, target.to(cooled.device), X=X, **more)
+        scores = scores_of(logits)
         if target.ndim == 1:
             target = target.long()
         return torch.nn.functional.cross_entropy(

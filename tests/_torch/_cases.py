@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,17 +104,24 @@ def make_net(module=DropoutMLP, cls=NeuralNetClassifier, **params):
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its data, and down to which probability float32 can tell its log."""
+    """A model, its data, and down to which probability float32 can tell its log.
+
+    The view answers as ``predict_proba``, as ``decision_function`` or just as
+    ``predict`` does: ``answers`` is "proba", "decision", or "label".
+    """
 
     model: Any
     data: tuple[np.ndarray, np.ndarray] | None = None
     smallest: float = 1e-6
     smooth: bool = True
     dtype: type = np.float64
+    answers: str = "proba"
 
     def fit(self):
         X, y = make_rows() if self.data is None else self.data
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # defaults that scikit-learn is about to change
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(0)
             model = self.model.fit(X.astype(self.dtype), y)
         return model, X.astype(self.dtype)
@@ -123,7 +131,7 @@ def _net(module=DropoutMLP, *, data=None, smallest=1e-6, smooth=False, **params)
     return Case(make_net(module, **params), data, smallest, smooth, np.float32)
 
 
-def _before(*steps, data=None, smooth=True):
+def before(*steps, data=None, smooth=True):
     return Case(make_pipeline(*steps, LogisticRegression()), data, smooth=smooth)
 
 
@@ -173,8 +181,8 @@ CASES = {
         dtype=np.float32,
     ),
     # structure
-    "passthrough": _before("passthrough", StandardScaler(), "passthrough"),
-    "nested": _before(make_pipeline(StandardScaler(), "passthrough", MinMaxScaler())),
+    "passthrough": before("passthrough", StandardScaler(), "passthrough"),
+    "nested": before(make_pipeline(StandardScaler(), "passthrough", MinMaxScaler())),
     "frozen last step": Case(
         make_pipeline(
             StandardScaler(), FrozenEstimator(LogisticRegression().fit(*make_rows()))
@@ -189,48 +197,48 @@ CASES = {
         )
     ),
     # squeezers
-    "blur rows": _before(BlurSqueezer()),
-    "blur gray": _before(BlurSqueezer(2.0, image_shape=(2, 3))),
-    "blur color": _before(BlurSqueezer(image_shape=(1, 2, 3))),
-    "blur color first": _before(BlurSqueezer(image_shape=(3, 1, 2), channel_axis=0)),
-    "blur off": _before(BlurSqueezer(0)),
-    "blur long": _before(BlurSqueezer(), data=make_rows(width=150)),
-    "blur long image": _before(
+    "blur rows": before(BlurSqueezer()),
+    "blur gray": before(BlurSqueezer(2.0, image_shape=(2, 3))),
+    "blur color": before(BlurSqueezer(image_shape=(1, 2, 3))),
+    "blur color first": before(BlurSqueezer(image_shape=(3, 1, 2), channel_axis=0)),
+    "blur off": before(BlurSqueezer(0)),
+    "blur long": before(BlurSqueezer(), data=make_rows(width=150)),
+    "blur long image": before(
         BlurSqueezer(image_shape=(2, 131)), data=make_rows(width=262)
     ),
-    "blur stacked": _before(BlurSqueezer(), Flatten(), data=make_images(5, 4)),
-    "blur stacked color": _before(
+    "blur stacked": before(BlurSqueezer(), Flatten(), data=make_images(5, 4)),
+    "blur stacked color": before(
         BlurSqueezer(channel_axis=0), Flatten(), data=make_images(3, 5, 4)
     ),
-    "downscale rows": _before(Downscaler(0.4)),
-    "downscale smaller": _before(Downscaler(size=2, restore=False)),
-    "downscale color": _before(
+    "downscale rows": before(Downscaler(0.4)),
+    "downscale smaller": before(Downscaler(size=2, restore=False)),
+    "downscale color": before(
         Downscaler(image_shape=(5, 4, 3), restore=False),
         data=make_rows(width=60),
     ),
-    "downscale long": _before(Downscaler(), data=make_rows(width=140)),
-    "downscale stacked": _before(
+    "downscale long": before(Downscaler(), data=make_rows(width=140)),
+    "downscale stacked": before(
         Downscaler(size=(2, 3), restore=False), Flatten(), data=make_images(5, 4)
     ),
-    "downscale stacked long": _before(
+    "downscale stacked long": before(
         Downscaler(), Flatten(), data=make_images(2, 130, 2)
     ),
-    "bits learned": _before(BitDepthSqueezer(), smooth=False),
-    "bits given": _before(BitDepthSqueezer(2, value_range=(-1, 2)), smooth=False),
-    "bits stacked": _before(
+    "bits learned": before(BitDepthSqueezer(), smooth=False),
+    "bits given": before(BitDepthSqueezer(2, value_range=(-1, 2)), smooth=False),
+    "bits stacked": before(
         BitDepthSqueezer(1), Flatten(), data=make_images(3, 2), smooth=False
     ),
     # scalers
-    "standard": _before(StandardScaler()),
-    "standard no mean": _before(StandardScaler(with_mean=False)),
-    "standard no std": _before(StandardScaler(with_std=False)),
-    "standard neither": _before(StandardScaler(with_mean=False, with_std=False)),
-    "min max": _before(MinMaxScaler(feature_range=(-2, 5))),
-    "min max clip": _before(MinMaxScaler(clip=True), smooth=False),
-    "max abs": _before(MaxAbsScaler()),
-    "robust": _before(RobustScaler(quantile_range=(10, 80), unit_variance=True)),
-    "robust no center": _before(RobustScaler(with_centering=False)),
-    "robust no scale": _before(RobustScaler(with_scaling=False)),
+    "standard": before(StandardScaler()),
+    "standard no mean": before(StandardScaler(with_mean=False)),
+    "standard no std": before(StandardScaler(with_std=False)),
+    "standard neither": before(StandardScaler(with_mean=False, with_std=False)),
+    "min max": before(MinMaxScaler(feature_range=(-2, 5))),
+    "min max clip": before(MinMaxScaler(clip=True), smooth=False),
+    "max abs": before(MaxAbsScaler()),
+    "robust": before(RobustScaler(quantile_range=(10, 80), unit_variance=True)),
+    "robust no center": before(RobustScaler(with_centering=False)),
+    "robust no scale": before(RobustScaler(with_scaling=False)),
     # linear and multilayer models
     "logistic binary": Case(LogisticRegression(), make_rows(2)),
     "logistic no intercept": Case(LogisticRegression(fit_intercept=False)),
@@ -249,4 +257,4 @@ CASES = {
     },
 }
 if "clip" in MaxAbsScaler().get_params():
-    CASES["max abs clip"] = _before(MaxAbsScaler(clip=True), smooth=False)
+    CASES["max abs clip"] = before(MaxAbsScaler(clip=True), smooth=False)

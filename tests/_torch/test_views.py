@@ -18,16 +18,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetClassifier
 from torch import nn
 
 from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler, as_module
-from sk_advdef._torch import _registry, _views
+from sk_advdef._torch import _known, _registry
 from sk_advdef._torch._models import is_skorch, last_step, unfrozen
 from sk_advdef._torch._registry import NoViewError, build, has_view, missing_view
 from sk_advdef.nets import DropoutMLP
-from tests._torch._cases import CASES, Probabilities, make_images, make_net, make_rows
+from tests._torch import _cases, _sklearn_cases
+from tests._torch._cases import Probabilities, make_images, make_net, make_rows
+
+CASES = {**_cases.CASES, **_sklearn_cases.CASES}
 
 
 @cache
@@ -50,13 +54,32 @@ def moved(view, X, size):
 
 
 def compare(case, model, view, X):
-    proba = model.predict_proba(X)
     scores = answers(view, X).astype(np.float64)
+    if case.answers != "proba":
+        compare_decision(case, model, scores, X)
+        return
+    proba = model.predict_proba(X)
     assert scores.shape == proba.shape
     np.testing.assert_allclose(softmax(scores, axis=1), proba, rtol=0, atol=1e-5)
     clear = proba > case.smallest
     np.testing.assert_allclose(
         log_softmax(scores, axis=1)[clear], np.log(proba[clear]), rtol=1e-4, atol=1e-5
+    )
+
+
+def compare_decision(case, model, scores, X):
+    labels = model.predict(X)
+    assert scores.shape == (len(X), len(model.classes_))
+    if case.answers == "decision":
+        decision = model.decision_function(X)
+        if decision.ndim == 1:
+            decision = np.stack([-decision / 2, decision / 2], axis=1)
+        np.testing.assert_allclose(scores, decision, rtol=1e-4, atol=1e-5)
+    # where votes are tied, an SVC's predict does not ask for confidences
+    best = np.floor(scores.max(axis=1) + 1 / 3) == np.floor(scores.T + 1 / 3)
+    clear = best.sum(axis=0) == 1 if isinstance(last_step(model), SVC) else slice(None)
+    np.testing.assert_array_equal(
+        model.classes_[scores.argmax(axis=1)][clear], labels[clear]
     )
 
 
@@ -93,7 +116,7 @@ def test_takes_both_float_dtypes(name):
 def test_gradient_is_that_of_finite_differences(name):
     model, X = fitted(name)
     x = torch.tensor(X[:2], requires_grad=True)
-    weights = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
+    weights = torch.tensor([0.3, -1.0, 0.5, 0.8, 0.1], dtype=torch.float64)
     view = as_module(model)
 
     def scalar(x):
@@ -401,8 +424,8 @@ def test_not_fitted(model):
 
 
 def test_the_builder_of_each_name_exists():
-    for name in _registry._BUILTIN.values():
-        assert callable(getattr(_views, name))
+    for address in {*_known._BUILTIN.values(), *_known._TRANSFORMING.values()}:
+        assert callable(_registry._load(address))
 
 
 LIGHT = """

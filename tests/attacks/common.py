@@ -5,13 +5,15 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_advdef import FGSM, PGD, RandomSearch
+from sk_advdef import APGD, FGSM, PGD, RandomSearch
 
 GRADIENT = {
     "fgsm": FGSM(0.15),
     "fgsm-l2": FGSM(1.0, norm="l2", loss="margin"),
     "pgd": PGD(0.15, steps=8, random_state=0),
     "pgd-margin": PGD(0.15, steps=8, restarts=2, loss="margin", random_state=0),
+    "apgd": APGD(0.15, steps=8, random_state=0),
+    "apgd-l2-dlr": APGD(1.0, steps=8, norm="l2", loss="dlr", random_state=0),
     "pgd-l2": PGD(1.0, steps=8, norm="l2", random_state=0),
     "pgd-l2-margin": PGD(
         1.0, steps=8, step_size=0.3, norm="l2", loss="margin", random_state=0

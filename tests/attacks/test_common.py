@@ -19,13 +19,13 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from sk_advdef import FGSM, PGD, RandomSearch
+from sk_advdef import APGD, FGSM, PGD, RandomSearch
 from tests.attacks.common import ATTACKS, GRADIENT, assert_within, fitted, net
 
 every_attack = pytest.mark.parametrize(
     "attack", [pytest.param(a, id=name) for name, a in ATTACKS.items()]
 )
-each_class = pytest.mark.parametrize("cls", [FGSM, PGD, RandomSearch])
+each_class = pytest.mark.parametrize("cls", [APGD, FGSM, PGD, RandomSearch])
 
 
 class Normed(nn.Module):
@@ -207,7 +207,9 @@ def test_scikit_learn_model_untouched(attack, linear, digits):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
-@pytest.mark.parametrize("name", ["pgd", "pgd-l2", "search", "search-l2", "square"])
+@pytest.mark.parametrize(
+    "name", ["apgd", "pgd", "pgd-l2", "search", "search-l2", "square"]
+)
 def test_random_state(name, linear, digits):
     one = ATTACKS[name]
     other = clone(one).set_params(random_state=1)
@@ -378,7 +380,7 @@ BAD = [
     "cls, name, value",
     [
         (cls, name, value)
-        for cls in (FGSM, PGD, RandomSearch)
+        for cls in (APGD, FGSM, PGD, RandomSearch)
         for name, value in BAD
         if name in cls(0.1).get_params()
     ],

@@ -1,0 +1,92 @@
+"""Gradients for steps that have none: straight through, or through a soft step.
+
+The forward pass of a view is always exact. Backward, a step is either passed over, as
+if it were the identity, or has the derivative of a soft step, which an attack makes
+sharper as it goes. Neither is the better for all rows, so an attack tries both::
+
+    ways = [False, True] if rounding_modules(view) else [False]
+    for soft in ways:
+        with annealed(view):
+            for step in range(steps):
+                if soft:
+                    anneal(view, step / steps)
+                ...
+
+References
+----------
+.. [1] A. Athalye, N. Carlini, D. Wagner, "Obfuscated Gradients Give a False Sense of
+   Security", ICML 2018, arXiv:1802.00420.
+.. [2] E. Agustsson, L. Theis, "Universally Quantized Neural Compression", NeurIPS
+   2020, arXiv:2006.09952 (the soft rounding).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+#: From nearly the identity to nearly the step itself.
+SHARPNESS = (1.0, 20.0)
+
+
+class Rounding(nn.Module):
+    """A module with a step in it, whose backward pass can be chosen.
+
+    ``sharpness`` None stands for the usual backward pass, a number for that of a soft
+    step. Subclasses read it in ``forward``, or call ``rounded``.
+    """
+
+    sharpness: float | None = None
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """Round to whole numbers, with the gradient that is asked for."""
+        soft = x if self.sharpness is None else soft_round(x, self.sharpness)
+        return straight_through(x.round(), soft)
+
+
+def straight_through(exact: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
+    """Return the values of ``exact`` with the gradient of ``surrogate``."""
+    return exact.detach() + (surrogate - surrogate.detach())
+
+
+def soft_round(x: torch.Tensor, sharpness: float) -> torch.Tensor:
+    """Round softly: the identity at sharpness 0, rounding at infinity."""
+    floor = x.detach().floor()
+    part = torch.tanh(sharpness * (x - floor - 0.5)) / math.tanh(sharpness / 2)
+    return floor + 0.5 + 0.5 * part
+
+
+def rounding_modules(view: nn.Module) -> list[Rounding]:
+    """List the parts of a view that hold a step."""
+    return [m for m in view.modules() if isinstance(m, Rounding)]
+
+
+def anneal(view: nn.Module, progress: float | None) -> None:
+    """Set the backward pass of each step in a view.
+
+    Parameters
+    ----------
+    view : nn.Module
+        A view, or any module that holds one.
+    progress : float in [0, 1] or None
+        How far the attack has come: steps are soft at 0 and sharp at 1. None goes back
+        to the usual backward pass.
+    """
+    low, high = SHARPNESS
+    for module in rounding_modules(view):
+        module.sharpness = None if progress is None else low * (high / low) ** progress
+
+
+@contextmanager
+def annealed(view: nn.Module) -> Iterator[None]:
+    """Put every step back as it was after a block that anneals."""
+    before = [(module, module.sharpness) for module in rounding_modules(view)]
+    try:
+        yield
+    finally:
+        for module, sharpness in before:
+            module.sharpness = sharpness

@@ -1,0 +1,62 @@
+"""Views of linear models and of scikit-learn's own multilayer perceptron."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sk_advdef._torch._blocks import Affine, TwoColumns
+
+
+class OneVersusRest(nn.Module):
+    """Scores whose softmax is the normalized sigmoid of each decision value."""
+
+    def __init__(self, decision: nn.Module) -> None:
+        super().__init__()
+        self.decision = decision
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log of each class's own probability."""
+        return nn.functional.logsigmoid(self.decision(x))
+
+
+def linear(model: Any) -> nn.Module:
+    """Build the view of a model that decides by ``coef_`` and ``intercept_``."""
+    coef = np.atleast_2d(model.coef_)
+    intercept = np.broadcast_to(model.intercept_, len(coef))
+    return nn.Sequential(Affine(coef.T, intercept), TwoColumns())
+
+
+def _normalized(model: Any, *, apart: bool) -> nn.Module:
+    scores = linear(model)
+    return OneVersusRest(scores) if apart and len(model.classes_) > 2 else scores
+
+
+def logistic_regression(model: Any) -> nn.Module:
+    """Build the view of a LogisticRegression or LogisticRegressionCV."""
+    multi_class = getattr(model, "multi_class", None)
+    return _normalized(model, apart=model.solver == "liblinear" or multi_class == "ovr")
+
+
+def sgd_classifier(model: Any) -> nn.Module:
+    """Build the view of an SGDClassifier."""
+    return _normalized(model, apart=model.loss == "log_loss")
+
+
+_ACTIVATIONS = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+}
+
+
+def mlp_classifier(model: Any) -> nn.Module:
+    """Build the view of an MLPClassifier."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(model.coefs_, model.intercepts_, strict=True):
+        layers += [Affine(weight, bias), _ACTIVATIONS[model.activation]()]
+    return nn.Sequential(*layers[:-1], TwoColumns())

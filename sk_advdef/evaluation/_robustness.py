@@ -1,0 +1,466 @@
+"""One call that attacks a fitted estimator in every way there is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
+from sklearn.utils.parallel import Parallel, delayed
+from tqdm import tqdm
+
+from sk_advdef._torch._models import (
+    genuine_classes_of,
+    has_scores,
+    predict,
+    rejection_of,
+    torch_generators_kept,
+    unfrozen,
+)
+from sk_advdef._torch._registry import has_view, missing_view
+from sk_advdef._validation import check_number, seed_from
+from sk_advdef.attacks._apgd import APGD
+from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._hop_skip_jump import HopSkipJump
+from sk_advdef.attacks._noise import Noise
+from sk_advdef.attacks._pgd import PGD
+from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._tree_exact import TreeExact
+from sk_advdef.attacks._trees import is_trees
+from sk_advdef.evaluation._detection import detection_figures, rejection_robust_error
+from sk_advdef.evaluation._intervals import wilson
+from sk_advdef.evaluation._report import (
+    AttackFigures,
+    RobustnessReport,
+    shortened,
+)
+from sk_advdef.evaluation._scores import check_threat
+
+#: Rows that are attacked together; a fixed number, so that results do not depend on
+#: how many processes share the work.
+ROWS_AT_A_TIME = 256
+
+
+class Trial(NamedTuple):
+    """An attack to run: on which model, and what its attacker knows."""
+
+    name: str
+    knows: str
+    attack: Attack
+    model: Any
+
+
+class Found(NamedTuple):
+    """What became of the rows of one block under one trial."""
+
+    held: np.ndarray
+    distortion: np.ndarray
+    n_queries: np.ndarray
+    seconds: float
+    certified: np.ndarray | None = None
+
+
+def evaluate_robustness(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    eps: Any = None,
+    bounds: Any = (0.0, 1.0),
+    attacks: Any = None,
+    space: Any = None,
+    baseline: Any = None,
+    random_state: Any = None,
+    n_jobs: int | None = None,
+    time_budget: float | None = None,
+    verbose: int = 0,
+) -> RobustnessReport:
+    """Attack a fitted estimator by everything at hand, and report.
+
+    By default: noise of the same size; rows made on an undefended baseline; PGD and
+    APGD through the whole estimator where it has a differentiable view; RandomSearch,
+    or HopSkipJump where there are labels only; and TreeExact for trees. Every attack is
+    run on every row that is right, and the worst case is
+    taken row by row.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier, alone, in a Pipeline, frozen, or a RejectingClassifier.
+    X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+        Rows inside ``bounds``, which neither the model nor a threshold has seen.
+    y : array-like of shape (n_samples,)
+        True labels.
+    eps : float, array of floats or None, default=None
+        Radius (Linf) in units of ``X``; required unless ``attacks`` or ``space`` brings
+        one.
+    bounds : tuple (low, high) or None, default=(0.0, 1.0)
+        Box that attacked rows stay in.
+    attacks : attack, list of attacks, dict of str to attack, or None, default=None
+        What to run in the place of the default.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data, for the default attacks. APGD, which knows
+        no space, is left out then.
+    baseline : classifier or None, default=None
+        A fitted undefended model, for the attacker who ignores the defence. None takes
+        the model inside a RejectingClassifier or the teacher of a DistilledClassifier.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the default attacks.
+    n_jobs : int or None, default=None
+        Processes that share blocks of 256 rows.
+    time_budget : float or None, default=None
+        Seconds after which no further block of rows is begun; rows cut off are "not
+        evaluated" and count neither as held nor as lost. The first block and the
+        figures of rejection on the rows evaluated are always made. None is no limit.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    report : RobustnessReport
+        Figures by attack, the worst case per row, and what was not tried.
+
+    Raises
+    ------
+    ValueError
+        If neither or both of ``attacks`` and ``eps`` are given, or ``attacks`` and
+        ``baseline``.
+
+    See Also
+    --------
+    robust_accuracy_score : The worst case alone, faster.
+    diagnose_defense : Signs that an evaluation is not to be trusted.
+
+    Notes
+    -----
+    The figure is an upper bound: an attack that was not run may do better.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sk_advdef import evaluate_robustness
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> report = evaluate_robustness(
+    ...     model, X, y, eps=0.3, bounds=None, random_state=0
+    ... )
+    >>> [line.attack for line in report.attacks][:3]
+    ['clean', 'noise', 'PGD (ce)']
+    """
+    y = column_or_1d(y)
+    check_consistent_length(X, y)
+    names = list(attacks) if isinstance(attacks, dict) else None
+    given = attacks if names is None else list(attacks.values())
+    listed = check_threat(given, eps, space, name="attacks")
+    if listed is not None and baseline is not None:
+        raise ValueError(
+            "Both attacks and baseline are given, and a baseline is for the default "
+            "attacks. Leave one of them out."
+        )
+    if time_budget is not None:
+        check_number(
+            "evaluate_robustness",
+            "time_budget",
+            time_budget,
+            low=0,
+            closed="neither",
+            otherwise=" or None",
+        )
+    start = time.perf_counter()
+    not_tried: list[str] = []
+    if listed is None:
+        seed = seed_from(random_state)
+        threat = {"norm": "linf", "eps": eps, "bounds": bounds}
+        if space is not None:
+            brought = ("eps", "bounds")
+            threat = {
+                k: v
+                for k, v in threat.items()
+                if k not in brought or (getattr(space, k) is None)
+            }
+            threat["space"] = shortened(repr(space))
+        common = {"bounds": bounds, "random_state": seed, "space": space}
+        trials = _default_trials(estimator, eps, common, baseline, not_tried)
+        threat["random_state"] = random_state
+    else:
+        trials = [
+            Trial(name, attack._knows, attack, estimator)
+            for name, attack in zip(names or _names(listed), listed, strict=True)
+        ]
+        threat = {"attacks": "as given"}
+        not_tried.append("anything but the attacks given.")
+    with torch_generators_kept():
+        answers = predict(estimator, X)
+    right = answers == y
+    blocks = np.array_split(np.arange(len(y)), max(1, -(-len(y) // ROWS_AT_A_TIME)))
+    found, evaluated = _run(
+        estimator, X, y, right, blocks, trials, n_jobs, start, time_budget, verbose
+    )
+    lines = [_clean_line(right[evaluated])]
+    held = right & evaluated
+    for number, trial in enumerate(trials):
+        parts = [found[block][number] for block in sorted(found)]
+        lines.append(_line(trial, parts))
+        for block, results in found.items():
+            held[blocks[block]] &= results[number].held
+    report = RobustnessReport(
+        attacks=lines,
+        held=held,
+        evaluated=evaluated,
+        threat={**threat, "rows": int(evaluated.sum())},
+        not_tried=not_tried,
+        certified=_certified(found),
+    )
+    if rejection_of(estimator) is not None:
+        rows = np.flatnonzero(evaluated)
+        part = _safe_indexing(X, rows), y[rows]
+        attacks_known = [t.attack for t in trials if t.model is estimator]
+        report.rejection.update(
+            _rejection(estimator, *part, answers[rows], eps, bounds, attacks_known)
+        )
+        if listed is None:
+            report.detection.update(detection_figures(estimator, *part, eps, bounds))
+            if not report.detection:
+                not_tried.append(
+                    "telling attacked rows from genuine ones: the model inside has no "
+                    "differentiable view, or too few attacks on it alone succeeded."
+                )
+    return report
+
+
+def _certified(found: dict[int, list[Found]]) -> float | None:
+    """Share of rows that an exact attack has certified; None where none was run."""
+    proved = [
+        result.certified
+        for results in found.values()
+        for result in results
+        if result.certified is not None
+    ]
+    return float(np.concatenate(proved).mean()) if proved else None
+
+
+def _names(attacks: list[Attack]) -> list[str]:
+    """Name attacks by their classes, with a number where a class comes again."""
+    kinds = [type(attack).__name__ for attack in attacks]
+    again = [kinds[:i].count(kind) + 1 for i, kind in enumerate(kinds)]
+    return [k if n == 1 else f"{k} {n}" for k, n in zip(kinds, again, strict=True)]
+
+
+def _default_trials(
+    estimator: Any,
+    eps: Any,
+    common: dict[str, Any],
+    baseline: Any,
+    not_tried: list[str],
+) -> list[Trial]:
+    trials = [Trial("noise", "nothing", Noise(eps, **common), estimator)]
+    baseline = _baseline(estimator) if baseline is None else baseline
+    if baseline is None:
+        not_tried.append("rows made on an undefended model (pass baseline=).")
+    elif not has_view(baseline):
+        not_tried.append(
+            f"rows made on the baseline: {type(missing_view(baseline)).__name__} has "
+            "no differentiable view."
+        )
+    else:
+        trials += [
+            Trial(
+                f"transfer ({loss})",
+                "the undefended model",
+                PGD(eps, loss=loss, early_stop=False, **common),
+                baseline,
+            )
+            for loss in ("ce", "margin")
+        ]
+    if has_view(estimator):
+        trials += [
+            Trial(f"PGD ({loss})", "all", PGD(eps, loss=loss, **common), estimator)
+            for loss in ("ce", "margin")
+        ]
+        if common["space"] is None and rejection_of(estimator) is None:
+            plain = {k: v for k, v in common.items() if k != "space"}
+            trials += [
+                Trial(f"APGD ({loss})", "all", APGD(eps, loss=loss, **plain), estimator)
+                for loss in ("ce", "dlr")
+            ]
+    else:
+        name = type(missing_view(estimator)).__name__
+        not_tried.append(
+            f"gradient attacks: {name} has no differentiable view "
+            "(as_module.register adds one)."
+        )
+    rejects = rejection_of(estimator)
+    if has_scores(estimator if rejects is None else rejects[0]):
+        trials.append(
+            Trial("RandomSearch", "scores", RandomSearch(eps, **common), estimator)
+        )
+    elif common["space"] is None:
+        plain = {k: v for k, v in common.items() if k != "space"}
+        asking = HopSkipJump(eps=eps, norm="linf", max_queries=1000, **plain)
+        trials.append(Trial("HopSkipJump", "labels", asking, estimator))
+        not_tried.append("RandomSearch: the estimator gives no scores.")
+    else:
+        not_tried.append(
+            "attacks that only ask: the estimator gives no scores, and HopSkipJump "
+            "knows no space."
+        )
+    if is_trees(estimator):
+        exact = TreeExact(eps, bounds=common["bounds"], space=common["space"])
+        trials.append(Trial("TreeExact", "all", exact, estimator))
+    not_tried.append("other norms, larger budgets, and attacks yet to be found.")
+    return trials
+
+
+def _baseline(estimator: Any) -> Any:
+    """Find the undefended model inside a defence, where there is one."""
+    rejects = rejection_of(estimator)
+    if rejects is not None:
+        return rejects[0]
+    return getattr(unfrozen(estimator), "teacher_", None)
+
+
+def _run(
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    right: np.ndarray,
+    blocks: list[np.ndarray],
+    trials: list[Trial],
+    n_jobs: int | None,
+    start: float,
+    time_budget: float | None,
+    verbose: int,
+) -> tuple[dict[int, list[Found]], np.ndarray]:
+    """Run every trial on every block, until the time is up."""
+    deadline = (
+        np.inf
+        if time_budget is None
+        else time.time() + time_budget - (time.perf_counter() - start)
+    )
+    tasks = (
+        delayed(_attack_block)(
+            estimator,
+            trials,
+            _safe_indexing(X, rows),
+            y[rows],
+            right[rows],
+            deadline if number else np.inf,
+        )
+        for number, rows in enumerate(blocks)
+    )
+    results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
+    bar = tqdm(
+        results,
+        total=len(blocks),
+        disable=not verbose,
+        desc="rows",
+        unit_scale=ROWS_AT_A_TIME,
+    )
+    found = {i: part for i, part in enumerate(bar) if part is not None}
+    evaluated = np.zeros(len(y), dtype=bool)
+    for number in found:
+        evaluated[blocks[number]] = True
+    return found, evaluated
+
+
+def _attack_block(
+    estimator: Any,
+    trials: list[Trial],
+    X: Any,
+    y: np.ndarray,
+    right: np.ndarray,
+    deadline: float,
+) -> list[Found] | None:
+    """Run every trial on one block of rows; None if it came too late."""
+    if time.time() > deadline:
+        return None
+    return [_attack_rows(estimator, trial, X, y, right) for trial in trials]
+
+
+def _attack_rows(
+    estimator: Any, trial: Trial, X: Any, y: np.ndarray, right: np.ndarray
+) -> Found:
+    start = time.perf_counter()
+    rows = np.flatnonzero(right)
+    held = right.copy()
+    distortion, queries = np.full(len(y), np.nan), np.zeros(len(y), dtype=np.int64)
+    if len(rows):
+        result = trial.attack.run(trial.model, _safe_indexing(X, rows), y[rows])
+        fooled = result.fooled
+        if trial.knows == "the undefended model":
+            with torch_generators_kept():
+                answers = predict(estimator, result.X_adv)
+            fooled = (answers != y[rows]) & np.isin(
+                answers, genuine_classes_of(estimator)
+            )
+        held[rows] = ~fooled
+        distortion[rows[fooled]] = result.distortion[fooled]
+        queries[rows] = result.n_queries
+        certified = getattr(result, "certified", None)
+    seconds = time.perf_counter() - start
+    if isinstance(trial.attack, TreeExact):
+        proved = np.zeros(len(y), dtype=bool)
+        proved[rows] = certified if len(rows) else False
+        return Found(held, distortion, queries, seconds, proved)
+    return Found(held, distortion, queries, seconds)
+
+
+def _clean_line(right: np.ndarray) -> AttackFigures:
+    share = float(right.mean())
+    return AttackFigures(
+        "clean", "", share, *wilson(share, len(right)), len(right), np.nan, 0.0, 0.0
+    )
+
+
+def _line(trial: Trial, parts: list[Found]) -> AttackFigures:
+    held = np.concatenate([part.held for part in parts])
+    changes = np.concatenate([part.distortion for part in parts])
+    queries = np.concatenate([part.n_queries for part in parts])
+    share = float(held.mean())
+    asked = queries[queries > 0]
+    return AttackFigures(
+        trial.name,
+        trial.knows,
+        share,
+        *wilson(share, len(held)),
+        len(held),
+        float(np.nanmedian(changes)) if np.isfinite(changes).any() else np.nan,
+        float(asked.mean()) if len(asked) else 0.0,
+        float(sum(part.seconds for part in parts)),
+        repr(trial.attack),
+    )
+
+
+def _rejection(
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    answers: np.ndarray,
+    eps: Any,
+    bounds: Any,
+    attacks: list[Attack],
+) -> dict[str, Any]:
+    """Tell what rejection costs and what it is worth."""
+    rejected = ~np.isin(answers, genuine_classes_of(estimator))
+    figures: dict[str, Any] = {
+        "genuine rows rejected": float(rejected.mean()),
+        "lost at clean rejection of": rejection_robust_error(
+            estimator, X, y, attack=attacks
+        ),
+    }
+    rows = np.flatnonzero(answers == y)
+    if eps is not None and len(rows):
+        kind = PGD if has_view(estimator) else RandomSearch
+        pushed = {}
+        left = rows
+        for share in (0.25, 0.5, 1.0):
+            reach = np.asarray(eps) * share
+            attack = kind(reach, goal="reject", bounds=bounds, random_state=0)
+            if len(left):
+                result = attack.run(estimator, _safe_indexing(X, left), y[left])
+                left = left[~result.fooled]
+            pushed[f"{share:g} eps"] = 1 - len(left) / len(rows)
+        figures["right rows that can be pushed into rejection within"] = pushed
+    return figures

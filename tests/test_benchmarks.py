@@ -1,0 +1,136 @@
+"""The benchmarks' tools, and that each benchmark runs in its quick form."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import _harness, report
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(_harness, "RESULTS", tmp_path)
+    return tmp_path
+
+
+class Counted:
+    calls = 0
+
+    def __call__(self, **params):
+        self.calls += 1
+        return {"sum": sum(params.values())}
+
+
+def test_unit_is_written_once_and_read_from_then_on(results):
+    function = Counted()
+    first = _harness.unit("b", "u", {"x": 1, "y": 2}, function, False)
+    again = _harness.unit("b", "u", {"x": 1, "y": 2}, function, False)
+    assert function.calls == 1
+    assert first == again == json.loads((results / "b" / "u.json").read_text())
+    assert first["figures"] == {"sum": 3}
+    assert {"params", "machine", "versions", "command", "seconds", "date"} <= set(first)
+    assert {"cores", "cpu", "torch_threads", "others"} <= set(first["machine"])
+    assert {"torch", "python", "sk_advdef", "commit"} <= set(first["versions"])
+    assert [p.name for p in results.rglob("*.*")] == ["u.json"]
+
+
+def test_unit_of_other_params_is_refused(results):
+    _harness.unit("b", "u", {"x": 1}, Counted(), False)
+    with pytest.raises(ValueError, match="other params"):
+        _harness.unit("b", "u", {"x": 2}, Counted(), False)
+
+
+def test_unit_that_fails_writes_nothing(results):
+    def fail():
+        raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        _harness.unit("b", "u", {}, fail, False)
+    assert not list(results.iterdir())
+
+
+def test_quick_unit_neither_reads_nor_writes(results):
+    function = Counted()
+    _harness.unit("b", "u", {"x": 1}, function, False)
+    assert _harness.unit("b", "u", {"x": 5}, function, True)["figures"] == {"sum": 5}
+    _harness.unit("b", "v", {"x": 1}, function, True)
+    assert function.calls == 3
+    assert [p.name for p in results.rglob("*.json")] == ["u.json"]
+
+
+def test_command_names_no_folder(monkeypatch):
+    words = ["/bin/python", "-m", "benchmarks.bench_b"]
+    monkeypatch.setattr(sys, "orig_argv", [*words, "--data", "/some/where", "--quick"])
+    assert _harness.command() == "python -m benchmarks.bench_b --data DATA --quick"
+    monkeypatch.setattr(sys, "orig_argv", [*words, "--data=/some/where"])
+    assert _harness.command() == "python -m benchmarks.bench_b --data=DATA"
+
+
+def test_candidates_take_turns():
+    order = []
+    names = "abc"
+    candidates = {name: (lambda name=name: order.append(name)) for name in names}
+    seconds = _harness.time_in_turn(candidates, 3, at_least=0)
+    assert "".join(order) == "aabbcc" + 3 * "abc"
+    assert {name: len(values) for name, values in seconds.items()} == dict.fromkeys(
+        names, 3
+    )
+
+
+def test_ratios_are_paired_by_round():
+    seconds = {"a": [1.0, 2.0, 4.0], "b": [3.0, 4.0, 20.0]}
+    found = _harness.ratios(seconds, to="a")
+    assert found == {"a": [1, 1, 1], "b": [3, 2, 5]}
+    assert _harness.spread(found["b"]) == {"median": 3, "low": 2, "high": 5}
+
+
+def test_mnist_comes_from_the_folder(tmp_path, monkeypatch):
+    images = np.full((3, 28, 28), 255, dtype=np.uint8)
+    labels = np.array([1, 2, 3], dtype=np.uint8)
+    np.savez(
+        tmp_path / "mnist.npz",
+        **{"x_train": images, "y_train": labels, "x_test": images, "y_test": labels},
+    )
+    monkeypatch.setenv("SK_ADVDEF_DATA", str(tmp_path))
+    X_train, y_train, X_test, y_test = _harness.load_mnist()
+    assert X_train.shape == X_test.shape == (3, 1, 28, 28)
+    assert X_train.dtype == np.float32 and X_train.max() == 1
+    np.testing.assert_array_equal(y_train, y_test)
+
+
+def test_report_is_what_results_say():
+    if not report.TARGET.exists() and not report.units():
+        pytest.skip("there are no results yet")
+    assert report.TARGET.read_text(encoding="utf-8") == report.text(), (
+        "RESULTS.md is generated: run python -m benchmarks.report"
+    )
+
+
+def test_results_name_no_folder_of_a_machine():
+    for path in _harness.RESULTS.rglob("*.json"):
+        command = json.loads(path.read_text(encoding="utf-8"))["command"]
+        assert not re.search(r"(^|\s|=)/", command), path
+
+
+def test_dropout_runs_quickly_and_writes_nothing():
+    before = sorted(_harness.RESULTS.rglob("*"))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "dropout", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not run.returncode, run.stderr
+    assert sorted(_harness.RESULTS.rglob("*")) == before
+    line = next(x for x in run.stdout.splitlines() if x.startswith("| baal"))
+    installed = _harness.version("baal") is not None
+    assert ("not installed" in line) is not installed
+    assert ("baal is not installed" in run.stdout) is not installed

@@ -1,0 +1,347 @@
+"""Adversarial training: what enters the loop, what comes out, and what is noticed."""
+
+import pickle
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+from skorch import NeuralNetBinaryClassifier
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from sk_advdef import PGD, AdversariallyAugmentedClassifier, RandomSearch, as_module
+from sk_advdef._torch._net import NetClassifier, hooked
+from sk_advdef.attacks._base import Attack
+from sk_advdef.nets import DropoutMLP
+from tests._instances import make_rows, small_net
+from tests._torch._cases import OneLogit, Probabilities, make_net
+
+X, y = make_rows(n_samples=100)
+codes = np.unique(y, return_inverse=True)[1]
+MARK = 77.0
+SEEN = []
+
+
+class Spy(Attack):
+    """Notes what it meets, and marks every row that it returns."""
+
+    def __init__(self, eps=1e9, *, norm="linf", bounds=None, random_state=None):
+        self.eps, self.norm, self.bounds = eps, norm, bounds
+        self.random_state = random_state
+
+    def rows_to_train_on(self, estimator, X, y):
+        net = getattr(estimator, "net", None)
+        weights = None
+        if net is not None:
+            module = net.module_
+            weights = [w.detach().numpy().copy() for w in module.parameters()]
+            with torch.no_grad():
+                x = torch.tensor(X)
+                scores = module.eval()(estimator.before(x)).numpy()
+                scores = scores[:, : len(estimator.classes_)]
+            module.train()
+            found = as_module(estimator)(x).numpy()
+            np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                estimator.predict_proba(X), softmax(scores, axis=1), rtol=1e-4
+            )
+        SEEN.append((X, y, self.random_state, weights))
+        return np.full_like(X, MARK)
+
+
+class Recording(DropoutMLP):
+    batches: ClassVar = []
+
+    def forward(self, X):
+        if self.training:
+            self.batches.append(X.detach().clone())
+        return super().forward(X)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen_yet():
+    SEEN.clear()
+    Recording.batches.clear()
+
+
+def make(estimator, **params):
+    given = {"attack": PGD(0.3, steps=3, bounds=None, random_state=0)}
+    return AdversariallyAugmentedClassifier(
+        estimator, **given | {"random_state": 0} | params
+    )
+
+
+@pytest.mark.parametrize("ratio, counts", [(0.25, [8, 8, 8, 1]), (1, [32, 32, 32, 4])])
+# the marked rows are far away from all others
+@pytest.mark.filterwarnings("ignore:Accuracy under attack fell")
+def test_rows_in_the_loop_attack_the_weights_of_the_moment(ratio, counts):
+    net = small_net(max_epochs=2)
+    net.set_params(module=Recording)
+    given = pickle.dumps(net)
+    model = make(net, attack=Spy(), ratio=ratio).fit(X, y)
+    assert pickle.dumps(net) == given
+    assert [len(x) for x, *_ in SEEN] == counts * 2
+    marked = [int((b == MARK).all(dim=1).sum()) for b in Recording.batches]
+    assert marked == counts * 2
+    assert [len(b) for b in Recording.batches] == [32, 32, 32, 4] * 2
+    # rows come with their labels, and no two batches meet the same weights or seed
+    label_of = {row.tobytes(): c for row, c in zip(X.astype("f4"), codes, strict=True)}
+    for x, labels, *_ in SEEN:
+        assert [label_of[row.tobytes()] for row in x] == labels.tolist()
+    first = np.array([weights[0] for *_, weights in SEEN])
+    assert (np.diff(first, axis=0) != 0).any(axis=(1, 2)).all()
+    assert len({seed for *_, seed, _ in SEEN}) == len(SEEN)
+    assert model.attack is model.attack_
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(6),
+            nn.Linear(6, 16),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+def test_what_is_watched_is_the_net_in_use():
+    """Dropout is off, and BatchNorm learns from training alone."""
+    net = make_net(Normed, max_epochs=4, batch_size=32)
+    model = make(net, ratio=0.01).fit(X, y)
+    assert model.history_[-1]["clean_accuracy"] == model.score(X, y)
+    norm = model.estimator_.net_.module_.layers[0]
+    assert norm.num_batches_tracked == 4 * 4
+
+
+def test_history_and_callbacks_of_the_net():
+    net = small_net(
+        max_epochs=15,
+        train_split=ValidSplit(4, stratified=True),
+        callbacks=[
+            EpochScoring("f1_macro", name="f1", lower_is_better=False),
+            LRScheduler("StepLR", step_size=1, gamma=0.1),
+            EarlyStopping("attacked_accuracy", patience=3, lower_is_better=False),
+        ],
+    )
+    model = make(make_pipeline(StandardScaler(), net)).fit(X, y)
+    assert 3 < len(model.history_) < 15
+    wanted = {"train_loss", "valid_loss", "valid_acc", "f1", "event_lr", "dur"}
+    for row in model.history_:
+        assert wanted <= set(row) and "batches" not in row
+        assert 0 <= row["attacked_accuracy"] <= row["clean_accuracy"] <= 1
+    assert model.history_[3]["event_lr"] == pytest.approx(2e-5)
+    assert pickle.loads(pickle.dumps(model)).history_ == model.history_
+
+
+@pytest.mark.parametrize("optimizer, lr", [("SGD", 0.3), ("Adam", 0.02), ("LBFGS", 1)])
+def test_optimizers(optimizer, lr):
+    net = small_net(
+        optimizer=getattr(torch.optim, optimizer), lr=lr, max_epochs=8, batch_size=64
+    )
+    assert make(net).fit(X, y).score(X, y) > 0.8
+
+
+KINDS = {
+    "probabilities": make_net(Probabilities, criterion=nn.NLLLoss, max_epochs=30),
+    "one logit": make_net(OneLogit, NeuralNetBinaryClassifier, max_epochs=30),
+    "a step before": make_pipeline(StandardScaler(), small_net(max_epochs=8)),
+    "a linear step": make_pipeline(StandardScaler(), LogisticRegression()),
+    "regression": LogisticRegression(max_iter=1000),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_estimators(kind):
+    labels = np.array(["no", "yes"])[codes % 2] if kind == "one logit" else y
+    model = make(KINDS[kind]).fit(X, labels)
+    assert model.score(X, labels) > 0.8
+    np.testing.assert_array_equal(model.classes_, np.unique(labels))
+    np.testing.assert_array_equal(model.genuine_classes_, model.classes_)
+    view = as_module(model)(torch.tensor(X)).softmax(dim=1)
+    np.testing.assert_allclose(view, model.predict_proba(X), atol=1e-5)
+
+
+def test_eps_is_in_units_of_the_raw_input():
+    """Where a step scales, rows are attacked before it."""
+    wide = X * 1000
+    net = make_pipeline(StandardScaler(), small_net(max_epochs=2))
+    make(net, attack=Spy()).fit(wide, y)
+    given = {row.tobytes() for row in wide.astype(np.float32)}
+    assert all(row.tobytes() in given for x, *_ in SEEN[:4] for row in x)
+
+
+@pytest.mark.parametrize("estimator", [small_net(max_epochs=2), LogisticRegression()])
+def test_the_attack_by_default(estimator):
+    spread = X * [1, 2, 3, 4, 5, 0]
+    model = make(estimator, attack=None).fit(spread, y)
+    assert model.attack is None and isinstance(model.attack_, PGD)
+    assert (model.attack_.steps, model.attack_.bounds) == (10, None)
+    np.testing.assert_allclose(model.attack_.eps, 0.1 * np.ptp(spread, axis=0))
+
+
+def test_rounds():
+    forest = RandomForestClassifier(10, max_depth=4, random_state=0)
+    model = make(forest, attack=None, rounds=2).fit(X, y)
+    assert isinstance(model.attack_, RandomSearch)
+    assert not hasattr(forest, "estimators_")
+    assert [set(row) for row in model.history_] == [
+        {"clean_accuracy", "attacked_accuracy"}
+    ] * 2
+    first = model.history_[0]
+    assert first["attacked_accuracy"] < first["clean_accuracy"]
+    assert model.score(X, y) > 0.9
+
+
+def test_what_a_round_adds():
+    class Counting(DecisionTreeClassifier):
+        def fit(self, X, y):
+            SIZES.append((len(X), int((X == MARK).all(axis=1).sum()), list(y)))
+            return super().fit(X, y)
+
+    SIZES = []
+    make(Counting(), attack=Spy(), ratio=0.3, rounds=3).fit(X, y)
+    assert [s[:2] for s in SIZES] == [(100, 0), (130, 30), (160, 60), (190, 90)]
+    SIZES.clear()
+    make(Counting(), attack=Spy(), ratio=0.3, rounds=1, adversarial_label="adv").fit(
+        X, y
+    )
+    assert SIZES[1][2] == [*y, *["adv"] * 30]
+
+
+@pytest.mark.parametrize("estimator", [small_net(lr=0.05), LogisticRegression()])
+@pytest.mark.parametrize("labels, own", [(y, "adv"), (codes, 7), (codes, -1)])
+def test_a_class_of_its_own(estimator, labels, own):
+    attack = Spy()
+    model = make(estimator, attack=attack, adversarial_label=own).fit(X, labels)
+    np.testing.assert_array_equal(model.genuine_classes_, np.unique(labels))
+    np.testing.assert_array_equal(model.classes_, np.unique([*labels, own]))
+    proba = model.predict_proba(X)
+    assert proba.shape == (len(X), 4)
+    at = list(model.classes_).index(own)
+    np.testing.assert_array_equal(model.adversarial_proba(X), proba[:, at])
+    far = np.full((2, X.shape[1]), MARK)
+    assert (model.predict(far) == own).all() and model.score(X, labels) > 0.8
+    assert (model.adversarial_proba(far) > 0.9).all()
+    assert set(np.unique(model.predict(X))) <= set(model.classes_)
+
+
+def test_the_own_class_is_no_success():
+    model = make(
+        small_net(max_epochs=20), attack=PGD(2.0, bounds=None), adversarial_label="adv"
+    ).fit(X, y)
+    for attack in (
+        PGD(2.0, bounds=None, random_state=0),
+        RandomSearch(2.0, bounds=None, max_queries=50, random_state=0),
+    ):
+        result = attack.run(model, X, y)
+        answers = model.predict(result.X_adv)
+        np.testing.assert_array_equal(
+            result.fooled, (answers != y) & (answers != "adv")
+        )
+        assert result.fooled.any()
+
+
+def test_errors_of_the_own_class():
+    for own, labels, message in [
+        ("ham", y, "'ham' .* is among the labels.* Take one that is not"),
+        (1, codes, "=1 .* is among the labels"),
+        (9, y, "of another kind than the labels.* Take a string"),
+        ("adv", codes, "of another kind than the labels.* Take a number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(LogisticRegression(), adversarial_label=own).fit(X, labels)
+    for estimator in (LogisticRegression(), small_net()):
+        with pytest.raises(ValueError, match="only one class is present: 'ham'"):
+            make(estimator, adversarial_label="adv").fit(X[:5], ["ham"] * 5)
+    with pytest.raises(ValueError, match="DropoutMLP returns 3 columns for 4 classes"):
+        make(small_net(module__n_classes=3), adversarial_label="adv").fit(X, y)
+    plain = make(LogisticRegression()).fit(X, y)
+    assert not hasattr(plain, "adversarial_proba")
+    with pytest.raises(AttributeError) as caught:
+        plain.adversarial_proba(X)
+    assert "set adversarial_label" in str(caught.value.__cause__)
+
+
+def test_collapse_is_noticed():
+    """A learning rate that runs away breaks what was learned."""
+    net = small_net(
+        optimizer=torch.optim.SGD,
+        lr=0.3,
+        max_epochs=10,
+        callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda e: 1 if e < 8 else 1e4)],
+    )
+    with pytest.warns(UserWarning, match=r"fell from .*\(catastrophic.*see history_"):
+        model = make(net).fit(X, y)
+    attacked = [row["attacked_accuracy"] for row in model.history_]
+    assert max(attacked) > attacked[-1] + 0.2
+
+
+def test_chance_is_no_collapse():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(20, 4)), np.arange(20) % 2
+    for own in (None, 9):
+        make(small_net(max_epochs=6), adversarial_label=own).fit(rows, labels)
+
+
+@pytest.mark.parametrize("estimator", [small_net(max_epochs=2), LogisticRegression()])
+def test_progress(estimator, capfd):
+    make(estimator).fit(X, y)
+    assert capfd.readouterr() == ("", "")
+    make(estimator, verbose=1, rounds=2).fit(X, y)
+    out, err = capfd.readouterr()
+    word = "rounds" if isinstance(estimator, LogisticRegression) else "epochs"
+    assert not out and word in err and "2/2" in err
+
+
+class Interrupting(Callback):
+    def __init__(self, error):
+        self.error = error
+
+    def on_epoch_end(self, net, **kwargs):
+        NETS.append(net)
+        if len(net.history) == 2:
+            raise self.error
+
+
+NETS = []
+
+
+def test_nothing_stays_on_an_interrupted_net():
+    hooks = {"infer", "train_step", "on_epoch_end", "get_loss"}
+    net = small_net(callbacks=[Interrupting(KeyboardInterrupt)])
+    model = make(net).fit(X, y)  # skorch takes it for the end of training
+    assert len(model.history_) == 2
+    assert model.predict(X).shape == y.shape
+    assert not hooks & set(vars(NETS[-1]))
+    net = small_net(callbacks=[Interrupting(ZeroDivisionError)])
+    with pytest.raises(ZeroDivisionError):
+        make(net).fit(X, y)
+    assert not hooks & set(vars(NETS[-1]))
+    bare = small_net()
+    with pytest.raises(KeyboardInterrupt), hooked(bare, infer=lambda f, *a: f(*a)):
+        assert "infer" in vars(bare)
+        raise KeyboardInterrupt
+    assert "infer" not in vars(bare)
+
+
+def test_it_is_harder_to_fool():
+    attack = PGD(0.6, steps=5, bounds=None, random_state=0)
+    net = small_net(max_epochs=30, module__dropout=0.0)
+    plain = NetClassifier(net, random_state=0).fit(X, y)
+    trained = make(net, attack=attack, ratio=1).fit(X, y)
+    strong = PGD(0.6, loss="margin", bounds=None, restarts=2, random_state=0)
+    held = [1 - strong.run(m, X, y).fooled.mean() for m in (plain, trained)]
+    assert held[1] > held[0] and trained.score(X, y) > 0.85

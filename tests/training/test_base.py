@@ -1,0 +1,105 @@
+"""What both training estimators refuse, and their small helpers."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from sk_advdef import AdversariallyAugmentedClassifier, DistilledClassifier
+from sk_advdef.training._base import has_sample_weight, stacked, weight_argument
+from tests._instances import make_rows, small_net
+
+X, y = make_rows()
+TRAINING = [DistilledClassifier, AdversariallyAugmentedClassifier]
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+@pytest.mark.parametrize("last", [LogisticRegression(), small_net()])
+def test_frozen_is_refused(cls, last):
+    for frozen in (
+        FrozenEstimator(last),
+        make_pipeline(StandardScaler(), FrozenEstimator(last)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"is frozen: (.|\n)*Pass the model itself"
+        ):
+            cls(frozen).fit(X, y)
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+def test_what_cannot_be_trained(cls):
+    with pytest.raises(TypeError, match=r"no predict_proba"):
+        cls(LinearSVC()).fit(X, y)
+    with pytest.raises(
+        TypeError, match=r"'estimator' parameter of .* Got 'net' instead"
+    ):
+        cls("net").fit(X, y)
+    for nested in (DistilledClassifier, AdversariallyAugmentedClassifier):
+        with pytest.raises(TypeError, match="Pass the skorch net itself"):
+            cls(make_pipeline(StandardScaler(), nested(small_net()))).fit(X, y)
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+def test_training_around_training_of_a_classifier(cls):
+    model = cls(DistilledClassifier(LogisticRegression(), temperature=2)).fit(X, y)
+    assert model.score(X, y) > 0.8
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+def test_labels_are_checked(cls):
+    for estimator in (LogisticRegression(), small_net()):
+        with pytest.raises(ValueError, match="requires y to be passed"):
+            cls(estimator).fit(X, None)
+        with pytest.raises(ValueError, match="Unknown label type"):
+            cls(estimator).fit(X, np.linspace(0, 1, len(X)))
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            cls(estimator).fit(X, y[:-1])
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+def test_the_same_seed_the_same_model(cls, global_generators):
+    given = small_net(max_epochs=2)
+    a, b, c = (cls(given, random_state=s).fit(X, y).predict_proba(X) for s in (3, 3, 4))
+    np.testing.assert_array_equal(a, b)
+    assert not np.allclose(a, c)
+
+
+def test_sample_weight_reaches_the_last_step():
+    assert has_sample_weight(RandomForestClassifier())
+    assert not has_sample_weight(make_pipeline(KNeighborsClassifier()))
+    pipe = make_pipeline(StandardScaler(), make_pipeline(LogisticRegression()))
+    assert has_sample_weight(pipe)
+    assert weight_argument(pipe) == "pipeline__logisticregression__sample_weight"
+
+
+def test_stacked():
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for kind in (pd.DataFrame, pl.DataFrame):
+        one = kind({"a": rows[:, 0], "b": rows[:, 1]})
+        both = stacked([one, one])
+        assert type(both) is kind and list(both.columns) == ["a", "b"]
+        np.testing.assert_array_equal(both.to_numpy(), np.vstack([rows, rows]))
+    assert stacked([rows, rows.tolist()]).shape == (6, 2)
+
+
+def test_messages_name_ours():
+    with pytest.raises(ValueError, match=re.escape("'temperature' parameter of Dist")):
+        DistilledClassifier(LogisticRegression(), temperature=0.5).fit(X, y)
+    for name, value in {
+        "ratio": 0,
+        "rounds": 0,
+        "method": "free",
+        "attack": "pgd",
+    }.items():
+        model = AdversariallyAugmentedClassifier(LogisticRegression(), **{name: value})
+        with pytest.raises(ValueError, match=f"'{name}' parameter of Adversarially"):
+            model.fit(X, y)

@@ -1,0 +1,290 @@
+"""Distillation against the same done by hand, and what it is worth."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, softmax
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetBinaryClassifier
+from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from sk_advdef import (
+    PGD,
+    DistilledClassifier,
+    RandomSearch,
+    as_module,
+    robust_accuracy_score,
+)
+from sk_advdef._torch._net import NetClassifier
+from sk_advdef._torch._random import seeded
+from sk_advdef._validation import seed_from
+from sk_advdef.nets import DropoutMLP
+from sk_advdef.training._distilled import COPIES, draw_labels, log_proba, soften
+from tests._instances import make_rows, small_net
+from tests._torch._cases import (
+    FirstOutput,
+    OneLogit,
+    Probabilities,
+    WithExtras,
+    half_softmax,
+    make_net,
+)
+
+X, y = make_rows(n_samples=90)
+codes = np.unique(y, return_inverse=True)[1]
+rows = torch.tensor(X, dtype=torch.float32)
+
+
+def trained_by_hand(seed, targets, temperature, epochs=3):
+    """Train without skorch: batches of 32 in order, plain SGD."""
+    with seeded(seed_from(seed)):
+        module = DropoutMLP(3, hidden=(16,), dropout=0.0)
+        module(rows[:2])
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+        for _ in range(epochs):
+            for x, t in zip(rows.split(32), targets.split(32), strict=True):
+                loss = nn.functional.cross_entropy(module(x) / temperature, t)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return module(rows).detach()
+
+
+@pytest.mark.parametrize("temperature", [1, 5.0])
+def test_nets_equal_a_loop_by_hand(temperature):
+    net = small_net(
+        module__n_classes=3,
+        module__dropout=0.0,
+        optimizer=torch.optim.SGD,
+        lr=0.5,
+        max_epochs=3,
+        iterator_train__shuffle=False,
+    )
+    given = pickle.dumps(net)
+    model = DistilledClassifier(net, temperature=temperature, random_state=0).fit(X, y)
+    assert pickle.dumps(net) == given and model.estimator is net
+    seed = seed_from(0)
+    teacher = trained_by_hand(seed, torch.tensor(codes), temperature)
+    np.testing.assert_allclose(model.teacher_.scores(X), teacher, rtol=1e-4, atol=1e-5)
+    soft = (teacher / temperature).softmax(dim=1)
+    student = trained_by_hand(seed + 1, soft, temperature)
+    np.testing.assert_allclose(
+        model.estimator_.scores(X), student, rtol=1e-4, atol=1e-5
+    )
+    # used at temperature 1
+    expected = student.double().softmax(dim=1)
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-3, atol=1e-6)
+
+
+STILL = {"optimizer": torch.optim.SGD, "lr": 0.0, "batch_size": -1, "max_epochs": 1}
+KINDS = {
+    "logits": make_net(module__dropout=0.0, **STILL),
+    "probabilities": make_net(Probabilities, criterion=nn.NLLLoss, **STILL),
+    "nonlinearity": make_net(
+        module__dropout=0.0, predict_nonlinearity=half_softmax, **STILL
+    ),
+    "one logit": make_net(OneLogit, NeuralNetBinaryClassifier, **STILL),
+    "more outputs": make_net(module__n_classes=5, module__dropout=0.0, **STILL),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_every_kind_of_net(kind):
+    labels = codes % 2 if kind == "one logit" else codes
+    model = DistilledClassifier(KINDS[kind], temperature=4, random_state=0)
+    model.fit(X, labels)
+    soft = softmax(model.teacher_.scores(X) / 4, axis=1)
+    hard = np.eye(soft.shape[1])[labels]
+    for part, target in ((model.teacher_, hard), (model.estimator_, soft)):
+        scores = part.scores(X)
+        if kind == "more outputs":  # in training, spare ones compete
+            scores = part.net_.module_(rows).detach().numpy()
+            target = np.pad(target, ((0, 0), (0, 2)))
+        expected = -(target * log_softmax(scores / 4, axis=1)).sum(1).mean()
+        assert part.net_.history[-1, "train_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_module_that_returns_more_than_scores():
+    net = make_net(
+        WithExtras, FirstOutput, criterion=nn.CrossEntropyLoss, max_epochs=60
+    )
+    model = DistilledClassifier(net, temperature=2, random_state=0).fit(X, codes)
+    assert model.score(X, codes) > 0.6
+
+
+def softened(proba, temperature):
+    powered = proba ** (1 / temperature)
+    return powered / powered.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [1, 7.0])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_weighted_rows(temperature, scaled):
+    student = LogisticRegression(max_iter=1000, tol=1e-8)
+    steps = (StandardScaler(), student) if scaled else (student,)
+    model = DistilledClassifier(make_pipeline(*steps), temperature=temperature)
+    model.fit(X, y)
+    Z = StandardScaler().fit_transform(X) if scaled else X
+    soft = softened(student.fit(Z, y).predict_proba(Z), temperature)
+    weights, labels = soft.ravel(), np.tile(student.classes_, len(X))
+    student.fit(np.repeat(Z, 3, axis=0), labels, sample_weight=weights)
+    expected = softened(student.predict_proba(Z), 1 / temperature)
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-2, atol=1e-5)
+    view = as_module(model)(torch.tensor(X)).softmax(dim=1)
+    np.testing.assert_allclose(view, model.predict_proba(X), atol=1e-5)
+    np.testing.assert_array_equal(
+        model.predict(X), model.classes_[model.predict_proba(X).argmax(1)]
+    )
+
+
+def test_zero_stays_zero():
+    forest = RandomForestClassifier(5, max_depth=2, random_state=0).fit(X, y)
+    proba = forest.predict_proba(X)
+    assert (proba == 0).any()
+    for temperature in (1, 100, 1e4):
+        soft = soften(log_proba(forest, X), temperature)
+        np.testing.assert_allclose(soft, np.where(proba > 0, soft, 0), atol=1e-12)
+        expected = np.where(proba > 0, proba, 0) ** (1 / temperature)
+        expected[proba == 0] = 0
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(soft, expected, rtol=1e-9)
+
+
+def test_drawn_labels():
+    rng = np.random.default_rng(0)
+    soft = rng.dirichlet(np.ones(4), size=50)
+    soft[0] = [0, 1, 0, 0]
+    total = np.zeros(soft.shape)
+    for _ in range(400):
+        drawn = draw_labels(soft, 10, rng)
+        assert drawn.shape == (10, 50)
+        counts = (drawn[:, :, None] == np.arange(4)).sum(axis=0)
+        assert (counts >= np.floor(soft * 10 - 1e-9)).all()
+        assert (counts <= np.ceil(soft * 10 + 1e-9)).all()
+        total += counts
+    np.testing.assert_allclose(total / 4000, soft, atol=0.02)
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_student_without_weights(pipe):
+    knn = KNeighborsClassifier(25)
+    student = make_pipeline(StandardScaler(), knn) if pipe else knn
+    fit = [
+        DistilledClassifier(student, temperature=2, random_state=s).fit(X, y)
+        for s in (0, 0, 1)
+    ]
+    last = fit[0].estimator_[-1] if pipe else fit[0].estimator_
+    assert last.n_samples_fit_ == COPIES * len(X)
+    assert fit[0].score(X, y) > 0.9
+    a, b, c = (model.estimator_.predict_proba(X) for model in fit)
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_teachers():
+    forest = RandomForestClassifier(20, max_depth=3, random_state=0)
+    model = DistilledClassifier(small_net(), teacher=forest, temperature=2)
+    model.fit(X, y)
+    assert model.teacher_ is not forest and not hasattr(forest, "classes_")
+    assert model.teacher_.score(X, y) > 0.8 and model.score(X, y) > 0.8
+    frozen = FrozenEstimator(forest.fit(X, y))
+    model = DistilledClassifier(
+        LogisticRegression(max_iter=1000), teacher=frozen, temperature=3
+    ).fit(X, y)
+    assert model.teacher_ is frozen
+    # a net teaches a linear model, through its logits
+    taught = DistilledClassifier(
+        LogisticRegression(max_iter=1000),
+        temperature=2,
+        teacher=small_net(),
+        random_state=0,
+    ).fit(X, y)
+    assert isinstance(taught.teacher_, NetClassifier)
+    assert taught.score(X, y) > 0.8
+
+
+def test_a_teacher_of_other_classes():
+    more_X = np.vstack([X, X[:20] + 30])
+    more_y = np.append(y, ["aaa"] * 20)
+    teacher = FrozenEstimator(LogisticRegression(max_iter=1000).fit(more_X, more_y))
+    model = DistilledClassifier(
+        LogisticRegression(max_iter=1000), teacher=teacher, temperature=2
+    ).fit(X, y)
+    np.testing.assert_array_equal(model.classes_, np.unique(y))
+    assert model.score(X, y) > 0.9
+    few = FrozenEstimator(LogisticRegression().fit(X[y != "ham"], y[y != "ham"]))
+    with pytest.raises(ValueError, match=r"\['ham'\], which the teacher does not know"):
+        DistilledClassifier(LogisticRegression(), teacher=few).fit(X, y)
+    # a skorch net knows classes by their number
+    net = make_net(max_epochs=30).fit(X.astype(np.float32), codes)
+    model = DistilledClassifier(small_net(), teacher=FrozenEstimator(net))
+    assert model.fit(X, codes).score(X, codes) > 0.5
+
+
+def test_callbacks_and_validation_go_on():
+    net = small_net(
+        max_epochs=12,
+        train_split=ValidSplit(3, stratified=True),
+        callbacks=[
+            ("f1", EpochScoring("f1_macro", name="f1", lower_is_better=False)),
+            ("lr", LRScheduler("StepLR", step_size=2, gamma=0.1)),
+            ("stop", EarlyStopping("f1", patience=2, lower_is_better=False)),
+        ],
+    )
+    model = DistilledClassifier(
+        make_pipeline(StandardScaler(), net), temperature=3, random_state=0
+    ).fit(X, y)
+    for part in (model.teacher_, model.estimator_):
+        history = part[-1].net_.history
+        assert 1 < len(history) < 12
+        assert {"valid_loss", "valid_acc", "f1"} <= set(history[-1])
+        assert history[0, "event_lr"] == 0.02 > history[-1, "event_lr"]
+    assert model.score(X, y) > 0.5
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    return train_test_split(X, y, train_size=1200, test_size=200, random_state=0)
+
+
+def test_no_false_comfort(digits):
+    """Distillation looks good to cross-entropy, and to no one who knows it."""
+    X_fit, X_test, y_fit, y_test = digits
+    net = small_net(
+        module__n_classes=10,
+        module__hidden=(64,),
+        module__dropout=0.2,
+        lr=0.01,
+        max_epochs=60,
+    )
+    plain = NetClassifier(net, random_state=0).fit(X_fit, y_fit)
+    model = DistilledClassifier(net, temperature=100, random_state=0)
+    model.fit(X_fit, y_fit)
+    gradient = PGD(0.15, random_state=0)
+    knows = [
+        gradient,
+        PGD(0.15, loss="margin", steps=100, restarts=3, random_state=0),
+        RandomSearch(0.15, max_queries=100, random_state=0),
+    ]
+
+    def under(of, attack):
+        return robust_accuracy_score(of, X_test, y_test, attack=attack)
+
+    assert min(plain.score(X_test, y_test), model.score(X_test, y_test)) > 0.93
+    worst = under(plain, knows)
+    assert worst < 0.3
+    assert under(model, gradient) > worst + 0.3
+    assert under(model, knows) <= worst + 0.05
