@@ -117,7 +117,8 @@ class GradientAttack(Attack):
             )
         if problem.detector is not None:
             goals = self._goals_with_detector(problem, goals[0])
-            aimed = problem.rows_to_resemble()
+            if not problem.reject:
+                aimed = problem.rows_to_resemble()
         #: all that the attacker sees through, where steps may be
         seen = torch.nn.ModuleList([view])
         seen.extend([g.suspicion for g in goals[:1] if hasattr(g, "suspicion")])

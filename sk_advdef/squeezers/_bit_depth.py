@@ -50,7 +50,7 @@ class BitDepthSqueezer(Squeezer):
     Notes
     -----
     **What an adaptive attacker does to it**: rounding has no useful gradient, which
-    stops attacks that rely on it without further thought. One who knows passes the
+    misleads attacks that rely on it without further thought. One who knows passes the
     gradient straight through (BPDA [2]_) or asks for scores only, and
     pushes values across the nearest threshold: a step of one level is larger than the
     change that caused it.
