@@ -46,6 +46,11 @@ class ImageLayout:
         sides = [s for i, s in enumerate(self.shape) if i != self.channel_axis]
         return sides[0], sides[1], self.shape[self.channel_axis]
 
+    @property
+    def spatial_axes(self) -> tuple[int, ...]:
+        """The axes of one sample that are squeezed: height and width, or the length."""
+        return tuple(i for i in range(len(self.shape)) if i != self.channel_axis)
+
     def unfold(self, X: Any) -> Any:
         """Turn ``X``, array or tensor, into shape (n, height, width, channels)."""
         n = X.shape[0]
@@ -66,6 +71,21 @@ class ImageLayout:
             order.insert(self.channel_axis + 1, 3)
             images = permute(images, tuple(order))
         return images if self.stacked else images.reshape((n, -1))
+
+
+def sides_of(value: Any, n_sides: int) -> tuple[int, ...] | None:
+    """Read one positive int for all sides or one a side; None if it is neither.
+
+    A signal, of one side, may be given as an image of height 1.
+    """
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,) * n_sides
+    if n_sides == 1 and len(sides) == 2 and sides[0] == 1:
+        sides = sides[1:]
+    ok = len(sides) == n_sides and all(
+        isinstance(s, (int, np.integer)) and not isinstance(s, bool) and s >= 1
+        for s in sides
+    )
+    return tuple(int(s) for s in sides) if ok else None
 
 
 def check_channel_axis(owner: object, channel_axis: Any) -> int:

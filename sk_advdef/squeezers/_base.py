@@ -1,26 +1,57 @@
-"""What the squeezers share: reading images out of ``X`` and putting them back."""
+"""What the squeezers share: reading images out of ``X`` and working block by block."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
+from sklearn import config_context, get_config
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import assert_all_finite, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
-from sk_advdef._images import resolve_layout
-from sk_advdef.squeezers._operators import apply_along
+from sk_advdef._images import ImageLayout, resolve_layout
+from sk_advdef.squeezers._operators import AxisBands, nearest_bytes
+
+#: Bytes of input that are squeezed at a time: they and the result stay in the cache.
+BLOCK = 1 << 19
+
+
+def run_blocks(run: Callable[[slice], None], blocks: list[slice], n_jobs: Any) -> None:
+    """Run a function on all blocks of rows, in threads where that is asked for."""
+    n_threads = min(effective_n_jobs(n_jobs), len(blocks))
+    if n_threads <= 1:
+        for rows in blocks:
+            run(rows)
+        return
+    config = get_config()
+
+    def run_as_here(rows: slice) -> None:
+        with config_context(**config):
+            run(rows)
+
+    # joblib's own threads take longer to start than most of this does to run.
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(run_as_here, blocks))
 
 
 class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
     """Rows or stacked images in, the same with less precision out.
 
     float32 stays float32, float64 stays float64, uint8 stays uint8; other kinds of
-    numbers become float64.
+    numbers become float64. Subclasses write ``_squeeze``, and end ``fit`` by setting
+    ``_shape_out``, the shape of one squeezed sample.
     """
 
+    n_jobs: Any
+    _block = BLOCK
     _sample_shape: tuple[int, ...]
+    _shape_out: tuple[int, ...]
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags of this estimator."""
@@ -29,6 +60,10 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
         tags.input_tags.three_d_array = True
         return tags
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether the last ``fit`` came to its end."""
+        return hasattr(self, "_shape_out")
+
     def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
         X = validate_data(
             self,
@@ -36,6 +71,8 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
             reset=reset,
             allow_nd=True,
             dtype=[np.float64, np.float32, np.uint8],
+            # transform looks at the values block by block, as it reads them
+            ensure_all_finite=reset,
         )
         if not reset and tuple(X.shape[1:]) != self._sample_shape:
             raise ValueError(
@@ -47,24 +84,65 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
             self._sample_shape = tuple(X.shape[1:])
         return X
 
-
-class SeparableSqueezer(Squeezer):
-    """A linear operator along the height and one along the width."""
-
-    image_shape: Any
-    channel_axis: Any
-
-    def _axis_operators(self, height: int, width: int, signal: bool) -> tuple[Any, Any]:
-        raise NotImplementedError
-
-    def fit(self, X: Any, y: Any = None) -> Any:
-        """Learn the shape of the images and prepare the operators.
+    def transform(self, X: Any) -> np.ndarray:
+        """Return ``X`` with less precision.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or stacked images of shape \
                 (n_samples, height, width[, n_channels])
-            Rows or images. Their values are not used.
+            Rows or images, of the shape given to ``fit``. Memory-mapped input is read
+            a block at a time.
+
+        Returns
+        -------
+        X_squeezed : ndarray
+            The squeezed input, of the dtype of ``X``; never ``X`` itself.
+        """
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        squeezed = np.empty((len(X), *self._shape_out), dtype=X.dtype)
+
+        def run(rows: slice) -> None:
+            block = np.ascontiguousarray(X[rows])
+            if X.dtype != np.uint8:
+                self._check_finite(block)
+            self._squeeze(block, squeezed[rows])
+
+        # Blocks do not hang on n_jobs. Bytes are computed with as floats.
+        bytes_of_row = X[0].size * max(X.itemsize, 4)
+        blocks = gen_batches(len(X), max(1, self._block // bytes_of_row))
+        run_blocks(run, list(blocks), self.n_jobs)
+        return squeezed
+
+    def _check_finite(self, X: np.ndarray) -> None:
+        # One pass over what is in the cache anyway; a second one only to be sure.
+        with np.errstate(all="ignore"):
+            if np.isfinite(np.vdot(X, X)):
+                return
+        assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+
+    def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
+        """Write ``X``, a C-contiguous block of rows, squeezed to ``out``, another."""
+        raise NotImplementedError
+
+
+class ImageSqueezer(Squeezer):
+    """A squeezer that knows where the pixels of a sample lie."""
+
+    image_shape: Any
+    channel_axis: Any
+    image_shape_: tuple[int, ...]
+    _layout: ImageLayout
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Learn the shape of the images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or stacked images of shape \
+                (n_samples, height, width[, n_channels])
+            Rows or images.
         y : None
             Ignored.
 
@@ -75,38 +153,51 @@ class SeparableSqueezer(Squeezer):
         """
         X = self._validated(X, reset=True)
         layout = resolve_layout(self, X.shape, self.image_shape, self.channel_axis)
+        out = self._prepare(X, layout)
+        self._layout = layout
+        self._layout_out = out
+        self.image_shape_ = layout.shape
+        self._shape_out = out.shape if out.stacked else (int(np.prod(out.shape)),)
+        return self
+
+    def _prepare(self, X: np.ndarray, layout: ImageLayout) -> ImageLayout:
+        """Check parameters, learn what is to learn, return the output's layout."""
+        raise NotImplementedError
+
+    def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
+        self._squeeze_images(self._layout.unfold(X), self._layout_out.unfold(out))
+
+    def _squeeze_images(self, images: np.ndarray, out: np.ndarray) -> None:
+        """Write (n, height, width, channels) squeezed to ``out``, a view as well."""
+        raise NotImplementedError
+
+
+class SeparableSqueezer(ImageSqueezer):
+    """A linear operator along the height and one along the width."""
+
+    def _axis_operators(self, height: int, width: int, signal: bool) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def _prepare(self, X: np.ndarray, layout: ImageLayout) -> ImageLayout:
         height, width, _ = layout.unfolded
         signal = len(layout.shape) == 1
         self._operators = self._axis_operators(height, width, signal)
-        self._layout = layout
-        self.image_shape_ = layout.shape
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Return ``X`` with less precision.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or stacked images of shape \
-                (n_samples, height, width[, n_channels])
-            Rows or images, of the shape given to ``fit``.
-
-        Returns
-        -------
-        X_squeezed : ndarray
-            The squeezed input, of the dtype of ``X``; never ``X`` itself.
-        """
-        check_is_fitted(self, "image_shape_")
-        X = self._validated(X, reset=False)
-        # Errors of rounding differ between batches and must not decide where a byte
-        # is rounded to: bytes are computed in double precision, and ties are cleaned.
-        dtype = np.float64 if X.dtype == np.uint8 else X.dtype
-        images = self._layout.unfold(X.astype(dtype, copy=True))
-        for axis, operator in zip((1, 2), self._operators, strict=True):
+        self._bands = []
+        shape = list(layout.shape)
+        operators = self._operators[-len(layout.spatial_axes) :]
+        for axis, operator in zip(layout.spatial_axes, operators, strict=True):
             if operator is not None:
-                images = apply_along(operator.astype(dtype), images, axis)
-        squeezed = self._layout.fold(images)
-        if X.dtype == np.uint8:
-            squeezed = np.rint(np.round(squeezed, 6))
-            squeezed = np.clip(squeezed, 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(squeezed)
+                self._bands.append(AxisBands(operator, shape, axis))
+                shape[axis] = operator.shape[0]
+        return replace(layout, shape=tuple(shape))
+
+    def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
+        is_uint8 = X.dtype == np.uint8
+        X = X.astype(np.float64) if is_uint8 else X
+        for i, bands in enumerate(self._bands, start=1):
+            last = i == len(self._bands) and not is_uint8
+            X = bands.apply(X, out if last else None)
+        if is_uint8:
+            out[...] = nearest_bytes(X).reshape(out.shape)
+        elif not self._bands:
+            out[...] = X

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from sk_advdef._validation import check_number, check_range
+from sk_advdef._validation import check_number
 from sk_advdef.squeezers._base import Squeezer
+from sk_advdef.squeezers._levels import RANGE_OF_UINT8, fitted_range, levels_of
 
-RANGE_OF_UINT8 = (0.0, 255.0)
 
-
-def quantize(X: Any, low: Any, scale: Any, steps: int) -> Any:
-    """Round ``X``, clipped to [low, low + scale], to ``steps + 1`` even levels."""
-    unit = np.clip((X - low) / np.where(scale > 0, scale, 1), 0, 1)
-    return np.rint(unit * steps) / steps * scale + low
+def byte_table(steps: int) -> np.ndarray:
+    """Return what each byte is rounded to."""
+    values = np.arange(256, dtype=np.float64)
+    levels = levels_of(RANGE_OF_UINT8, steps)[values.dtype]
+    return np.rint(levels.value(levels.number(values, values), values)).astype(np.uint8)
 
 
 class BitDepthSqueezer(Squeezer):
@@ -32,6 +31,9 @@ class BitDepthSqueezer(Squeezer):
         Smallest and largest value. None learns them in ``fit``: one pair a feature for
         rows, one pair for stacked images. Input of dtype uint8 always has the range
         (0, 255) and comes out as uint8.
+    n_jobs : int or None, default=None
+        Number of threads that share the rows, as in joblib. The result does not hang on
+        it.
 
     Attributes
     ----------
@@ -71,9 +73,12 @@ class BitDepthSqueezer(Squeezer):
     array([[0., 0., 1., 1.]])
     """
 
-    def __init__(self, bits: int = 4, *, value_range: Any = None) -> None:
+    def __init__(
+        self, bits: int = 4, *, value_range: Any = None, n_jobs: Any = None
+    ) -> None:
         self.bits = bits
         self.value_range = value_range
+        self.n_jobs = n_jobs
 
     def fit(self, X: Any, y: Any = None) -> BitDepthSqueezer:
         """Learn the range of values.
@@ -92,42 +97,17 @@ class BitDepthSqueezer(Squeezer):
             The fitted squeezer.
         """
         check_number(self, "bits", self.bits, integer=True, low=1, high=16)
-        if self.value_range is not None:
-            value_range = check_range(self, "value_range", self.value_range)
         X = self._validated(X, reset=True)
-        if X.dtype == np.uint8:
-            self.value_range_ = RANGE_OF_UINT8
-        elif self.value_range is not None:
-            self.value_range_ = value_range
-        elif X.ndim == 2:
-            self.value_range_ = (X.min(axis=0), X.max(axis=0))
-        else:
-            self.value_range_ = (float(X.min()), float(X.max()))
+        self.value_range_ = fitted_range(self, X, per_feature=X.ndim == 2)
         self._steps = 2 ** int(self.bits) - 1
+        self._levels = levels_of(self.value_range_, self._steps)
+        self._table = byte_table(self._steps)
+        self._shape_out = X.shape[1:]
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Round each value of ``X`` to the nearest level.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or stacked images of shape \
-                (n_samples, height, width[, n_channels])
-            Rows or images, of the shape given to ``fit``.
-
-        Returns
-        -------
-        X_squeezed : ndarray
-            The rounded values, of the dtype of ``X``.
-        """
-        check_is_fitted(self, "value_range_")
-        X = self._validated(X, reset=False)
-        is_uint8 = X.dtype == np.uint8
-        dtype = np.float32 if is_uint8 else X.dtype
-        value_range = RANGE_OF_UINT8 if is_uint8 else self.value_range_
-        low, high = (np.asarray(v, dtype=dtype) for v in value_range)
-        squeezed = quantize(X.astype(dtype, copy=False), low, high - low, self._steps)
-        squeezed = np.clip(squeezed, low, high)
-        if is_uint8:
-            squeezed = np.rint(squeezed).astype(np.uint8)
-        return squeezed
+    def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
+        if X.dtype == np.uint8:
+            np.take(self._table, X, out=out, mode="clip")
+        else:
+            levels = self._levels[X.dtype]
+            levels.value(levels.number(X, out), out)

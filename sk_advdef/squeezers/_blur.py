@@ -26,6 +26,9 @@ class BlurSqueezer(SeparableSqueezer):
         as they are and rows as signals.
     channel_axis : int, default=-1
         Axis of the channels within one image of three axes.
+    n_jobs : int or None, default=None
+        Number of threads that share the rows, as in joblib. The result does not hang on
+        it.
 
     Attributes
     ----------
@@ -62,11 +65,17 @@ class BlurSqueezer(SeparableSqueezer):
     """
 
     def __init__(
-        self, sigma: float = 1.0, *, image_shape: Any = None, channel_axis: int = -1
+        self,
+        sigma: float = 1.0,
+        *,
+        image_shape: Any = None,
+        channel_axis: int = -1,
+        n_jobs: Any = None,
     ) -> None:
         self.sigma = sigma
         self.image_shape = image_shape
         self.channel_axis = channel_axis
+        self.n_jobs = n_jobs
 
     def _axis_operators(self, height: int, width: int, signal: bool) -> tuple[Any, Any]:
         sigma = check_number(self, "sigma", self.sigma, low=0)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin
-from sklearn.utils.validation import check_is_fitted
-
+from sk_advdef._images import sides_of
 from sk_advdef._validation import check_flag, check_number, invalid
 from sk_advdef.squeezers._base import SeparableSqueezer
+from sk_advdef.squeezers._names import NamesByWidth
 from sk_advdef.squeezers._operators import area_matrix
 
 
-class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
+class Downscaler(NamesByWidth, SeparableSqueezer):
     """Lower the resolution of images or signals.
 
     Each cell of the smaller image is the mean of the area that it covers, and with
@@ -37,6 +35,9 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
         as they are and rows as signals.
     channel_axis : int, default=-1
         Axis of the channels within one image of three axes.
+    n_jobs : int or None, default=None
+        Number of threads that share the rows, as in joblib. The result does not hang on
+        it.
 
     Attributes
     ----------
@@ -84,12 +85,14 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
         restore: bool = True,
         image_shape: Any = None,
         channel_axis: int = -1,
+        n_jobs: Any = None,
     ) -> None:
         self.factor = factor
         self.size = size
         self.restore = restore
         self.image_shape = image_shape
         self.channel_axis = channel_axis
+        self.n_jobs = n_jobs
 
     def _axis_operators(self, height: int, width: int, signal: bool) -> tuple[Any, Any]:
         check_flag(self, "restore", self.restore)
@@ -112,42 +115,16 @@ class Downscaler(ClassNamePrefixFeaturesOutMixin, SeparableSqueezer):
         if self.size is None:
             return max(1, round(height * factor)), max(1, round(width * factor))
         old = (width,) if signal else (height, width)
-        several = isinstance(self.size, (tuple, list))
-        asked = tuple(self.size) if several else (self.size,) * len(old)
-        if signal and len(asked) == 2 and asked[0] == 1:
-            asked = asked[1:]
-        ok = len(asked) == len(old) and all(
-            isinstance(s, (int, np.integer)) and not isinstance(s, bool) and 1 <= s <= m
-            for s, m in zip(asked, old, strict=True)
-        )
-        if not ok:
+        asked = sides_of(self.size, len(old))
+        if asked is None or any(s > m for s, m in zip(asked, old, strict=True)):
             sizes = f"{width}" if signal else f"({height}, {width})"
             allowed = (
                 f"None, a positive int or a pair of them, at most the size {sizes} "
                 "of the input"
             )
             raise invalid(self, "size", allowed, self.size)
-        return (1 if signal else int(asked[0])), int(asked[-1])
+        return (1 if signal else asked[0]), asked[-1]
 
     @property
-    def _n_features_out(self) -> int:
-        height, width = self.size_
-        return height * width * self._layout.unfolded[2]
-
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the output's features.
-
-        Parameters
-        ----------
-        input_features : array-like of str or None, default=None
-            Names of the input's features; None takes those seen in ``fit``.
-
-        Returns
-        -------
-        feature_names_out : ndarray of str objects
-            The input's names if the size is restored, else ``downscaler0``, ...
-        """
-        check_is_fitted(self)
-        if self.restore:
-            return OneToOneFeatureMixin.get_feature_names_out(self, input_features)
-        return super().get_feature_names_out(input_features)
+    def _keeps_features(self) -> bool:
+        return self.restore

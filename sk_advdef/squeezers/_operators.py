@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +14,12 @@ from sk_advdef._images import permute
 
 #: Up to this length a dense product is faster than a sparse one.
 LONGEST_DENSE_AXIS = 128
+
+
+def reflected(positions: Any, length: int) -> Any:
+    """Bring positions back into an axis, reflected: d c b a | a b c d | d c b a."""
+    positions = positions % (2 * length)
+    return np.where(positions < length, positions, 2 * length - 1 - positions)
 
 
 def gaussian_matrix(length: int, sigma: float, truncate: float = 4.0) -> Any:
@@ -30,8 +38,7 @@ def gaussian_matrix(length: int, sigma: float, truncate: float = 4.0) -> Any:
     offsets = np.flatnonzero(folded)
     weights = folded[offsets]
     rows = np.repeat(np.arange(length), len(offsets))
-    columns = (np.arange(length)[:, None] + offsets).ravel() % (2 * length)
-    columns = np.where(columns < length, columns, 2 * length - 1 - columns)
+    columns = reflected((np.arange(length)[:, None] + offsets).ravel(), length)
     matrix = sparse.coo_matrix(
         (np.tile(weights, length), (rows, columns)), shape=(length, length)
     )
@@ -58,6 +65,113 @@ def area_matrix(length: int, new_length: int) -> Any:
 
 def _compact(matrix: Any) -> Any:
     return matrix.toarray() if max(matrix.shape) <= LONGEST_DENSE_AXIS else matrix
+
+
+#: Outputs that are computed together: of a band they need few inputs more.
+ROWS_OF_BAND = 16
+COLUMNS_OF_BAND = 48
+
+#: Values that lie between neighbors along an axis, such as channels: up to so many the
+#: matrix is spread to take them all at once, while it stays as small as this.
+MOST_BETWEEN = 4
+LARGEST_SPREAD = 1 << 20
+
+#: Signals go through a product so many at a time, never more or less: the order of its
+#: sums may hang on the number of rows.
+SIGNALS = 16
+
+
+class AxisBands:
+    """A matrix along one axis of samples, cut into parts that read few inputs each.
+
+    Parameters
+    ----------
+    matrix : array or sparse matrix of shape (new_length, length)
+        The operator.
+    shape : sequence of int
+        Shape of one sample.
+    axis : int
+        The axis of the sample that the operator takes.
+    """
+
+    def __init__(self, matrix: Any, shape: Sequence[int], axis: int) -> None:
+        matrix = sparse.csr_matrix(matrix)
+        self.before = math.prod(shape[:axis])
+        self.after = math.prod(shape[axis + 1 :])
+        size = matrix.nnz * self.after**2
+        self.from_right = self.after <= MOST_BETWEEN and size <= LARGEST_SPREAD
+        if self.from_right:
+            matrix = sparse.kron(matrix, sparse.identity(self.after), format="csr")
+        self.shape = matrix.shape
+        bands = _cut(matrix, COLUMNS_OF_BAND if self.from_right else ROWS_OF_BAND)
+        if self.from_right:
+            bands = [(rows, read, np.ascontiguousarray(m.T)) for rows, read, m in bands]
+        self.bands = {
+            dtype: [(rows, read, m.astype(dtype)) for rows, read, m in bands]
+            for dtype in (np.dtype(np.float32), np.dtype(np.float64))
+        }
+
+    def apply(self, X: Any, out: Any = None) -> Any:
+        """Apply to C-contiguous samples, to ``out`` if it is given."""
+        n, (new, length) = len(X), self.shape
+        if out is None:
+            after = 1 if self.from_right else self.after
+            out = np.empty((n, self.before * new * after), X.dtype)
+        if not self.from_right:
+            before = n * self.before
+            self._left(
+                X.reshape(before, length, self.after),
+                out.reshape(before, new, self.after),
+            )
+        elif self.before > 1:
+            self._right(
+                X.reshape(n, self.before, length), out.reshape(n, self.before, new)
+            )
+        else:
+            self._signals(X.reshape(n, length), out.reshape(n, new))
+        return out
+
+    def _left(self, X: Any, out: Any) -> None:
+        for rows, read, matrix in self.bands[X.dtype]:
+            np.matmul(matrix, X[:, read], out=out[:, rows])
+
+    def _right(self, X: Any, out: Any) -> None:
+        for rows, read, matrix in self.bands[X.dtype]:
+            np.matmul(X[..., read], matrix, out=out[..., rows])
+
+    def _signals(self, X: Any, out: Any) -> None:
+        whole = len(X) - len(X) % SIGNALS
+        groups = (whole // SIGNALS, SIGNALS, -1)
+        if whole:
+            self._right(X[:whole].reshape(groups), out[:whole].reshape(groups))
+        if whole < len(X):
+            few = np.zeros((SIGNALS, X.shape[1]), X.dtype)
+            few[: len(X) - whole] = X[whole:]
+            squeezed = np.empty((SIGNALS, out.shape[1]), X.dtype)
+            self._right(few, squeezed)
+            out[whole:] = squeezed[: len(X) - whole]
+
+
+def _cut(matrix: Any, size: int) -> list[tuple[slice, slice, Any]]:
+    """Cut into (rows, the columns that they read, dense part)."""
+    bands = []
+    for start in range(0, matrix.shape[0], size):
+        part = matrix[start : start + size]
+        read = slice(part.indices.min(), part.indices.max() + 1)
+        bands.append(
+            (slice(start, start + part.shape[0]), read, part[:, read].toarray())
+        )
+    return bands
+
+
+def nearest_bytes(X: Any) -> Any:
+    """Round float64 to the nearest bytes, still as floats.
+
+    Errors of rounding differ between batches and must not decide about a byte: ties
+    are cleaned of them first.
+    """
+    X = np.rint(np.round(X, 6))
+    return np.clip(X, 0, 255, out=X)
 
 
 def apply_along(matrix: Any, images: Any, axis: int) -> Any:

@@ -56,6 +56,27 @@ def test_constant_feature_stays_constant():
     np.testing.assert_array_equal(squeezer.transform(X + 5)[:, 0], [3.3, 3.3])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_range_of_hardly_any_width_has_one_level(dtype):
+    # so little that the number of levels divided by it is infinite
+    tiny = np.finfo(dtype).smallest_subnormal
+    X = np.array([[7 * tiny, 0.0], [tiny, 1.0]], dtype=dtype)
+    squeezed = BitDepthSqueezer(2).fit_transform(X)
+    np.testing.assert_array_equal(squeezed, [[tiny, 0], [tiny, 1]])
+
+
+def test_range_that_no_float_can_span_is_refused():
+    X = np.array([[-1e308], [1e308]])
+    message = "from -1e+308 to 1e+308 is too wide for levels of float64"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        BitDepthSqueezer().fit(X).transform(X)
+    # wide for float32 alone
+    squeezer = BitDepthSqueezer(1).fit(X / 2)
+    np.testing.assert_array_equal(squeezer.transform(X / 2), X / 2)
+    with pytest.raises(ValueError, match="too wide for levels of float32"):
+        squeezer.transform(np.ones((1, 1), dtype=np.float32))
+
+
 @pytest.mark.parametrize("bits", [1, 3, 8, 9, 16])
 def test_uint8_has_the_range_of_bytes(bits):
     X = np.arange(20, 220, dtype=np.uint8).reshape(2, 10, 10)

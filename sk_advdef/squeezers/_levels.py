@@ -1,0 +1,81 @@
+"""Even levels of a range of values: to their numbers and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sk_advdef._validation import check_range
+
+RANGE_OF_UINT8 = (0.0, 255.0)
+
+
+def fitted_range(owner: Any, X: np.ndarray, *, per_feature: bool) -> tuple[Any, Any]:
+    """Return the range of bytes, the one given as ``value_range``, or that of ``X``."""
+    given = owner.value_range
+    if given is not None:
+        given = check_range(owner, "value_range", given)
+    if X.dtype == np.uint8:
+        return RANGE_OF_UINT8
+    if given is not None:
+        return given
+    if per_feature:
+        return X.min(axis=0), X.max(axis=0)
+    return float(X.min()), float(X.max())
+
+
+class Levels:
+    """The levels ``low + k (high - low) / steps``, k = 0, ..., steps, in one dtype.
+
+    Parameters
+    ----------
+    value_range : tuple of (float, float) or of two ndarrays of shape (n_features,)
+        Lowest and highest level.
+    steps : int
+        One less than the number of levels.
+    dtype : dtype
+        Type of the numbers to compute with.
+    """
+
+    def __init__(self, value_range: tuple[Any, Any], steps: int, dtype: Any) -> None:
+        with np.errstate(all="ignore"):
+            low, high = (np.asarray(v, dtype=dtype) for v in value_range)
+            per_unit = dtype.type(steps) / (high - low)
+            # No width, or less than can be divided by: one level, ``low``.
+            has_levels = np.isfinite(per_unit)
+            per_unit = np.where(has_levels, per_unit, dtype.type(steps))
+            top = low + np.where(has_levels, steps, 0).astype(dtype) / per_unit
+        self.low, self.high, self.per_unit = low, high, per_unit
+        self.too_wide = not per_unit.all() or not np.isfinite([low, high]).all()
+        self.starts_at_zero = not low.any()
+        #: Whether errors of rounding can lift the highest level above the range.
+        self.can_exceed = bool((top > high).any())
+
+    def number(self, X: Any, out: Any) -> Any:
+        """Write the number of the nearest level, a float, to ``out``."""
+        if self.too_wide:
+            raise ValueError(
+                f"The range from {self.low.min()} to {self.high.max()} is too wide for "
+                f"levels of {self.low.dtype}: pass a narrower value_range."
+            )
+        np.clip(X, self.low, self.high, out=out)
+        if not self.starts_at_zero:
+            np.subtract(out, self.low, out=out)
+        np.multiply(out, self.per_unit, out=out)
+        return np.rint(out, out=out)
+
+    def value(self, numbers: Any, out: Any) -> Any:
+        """Write the levels of these numbers to ``out``."""
+        np.divide(numbers, self.per_unit, out=out)
+        if not self.starts_at_zero:
+            np.add(out, self.low, out=out)
+        if self.can_exceed:
+            np.minimum(out, self.high, out=out)
+        return out
+
+
+def levels_of(value_range: tuple[Any, Any], steps: int) -> dict[np.dtype[Any], Levels]:
+    """Return the levels for both kinds of floats."""
+    dtypes = (np.dtype(np.float32), np.dtype(np.float64))
+    return {dtype: Levels(value_range, steps, dtype) for dtype in dtypes}
