@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
     from sk_advdef.squeezers._blur import BlurSqueezer
     from sk_advdef.squeezers._downscale import Downscaler
+    from sk_advdef.squeezers._grayscale import GrayscaleSqueezer
+    from sk_advdef.squeezers._jpeg import JpegSqueezer
+    from sk_advdef.squeezers._median import MedianSqueezer
+    from sk_advdef.squeezers._stack import stack_images
     from sk_advdef.training._augmented import AdversariallyAugmentedClassifier
     from sk_advdef.training._distilled import DistilledClassifier
 
@@ -60,8 +64,11 @@ __all__ = [
     "DropoutUncertaintyDetector",
     "FGSM",
     "FeatureSpace",
+    "GrayscaleSqueezer",
     "HopSkipJump",
     "JSMA",
+    "JpegSqueezer",
+    "MedianSqueezer",
     "PGD",
     "PerturbationDisplay",
     "RandomSearch",
@@ -82,6 +89,7 @@ __all__ = [
     "make_robust_scorer",
     "rejection_robust_error",
     "robust_accuracy_score",
+    "stack_images",
 ]
 
 #: Where each public name lives; a name is imported when it is first asked for.
@@ -101,8 +109,11 @@ _LAZY = {
     "DropoutUncertaintyDetector": "sk_advdef.detection._dropout",
     "FGSM": "sk_advdef.attacks._fgsm",
     "FeatureSpace": "sk_advdef.attacks._space",
+    "GrayscaleSqueezer": "sk_advdef.squeezers._grayscale",
     "HopSkipJump": "sk_advdef.attacks._hop_skip_jump",
     "JSMA": "sk_advdef.attacks._jsma",
+    "JpegSqueezer": "sk_advdef.squeezers._jpeg",
+    "MedianSqueezer": "sk_advdef.squeezers._median",
     "PGD": "sk_advdef.attacks._pgd",
     "PerturbationDisplay": "sk_advdef.evaluation._perturbation",
     "RandomSearch": "sk_advdef.attacks._random_search",
@@ -123,6 +134,7 @@ _LAZY = {
     "make_robust_scorer": "sk_advdef.evaluation._scores",
     "rejection_robust_error": "sk_advdef.evaluation._detection",
     "robust_accuracy_score": "sk_advdef.evaluation._scores",
+    "stack_images": "sk_advdef.squeezers._stack",
 }
 
 

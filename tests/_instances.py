@@ -35,6 +35,9 @@ from sk_advdef import (
     DistilledClassifier,
     Downscaler,
     DropoutUncertaintyDetector,
+    GrayscaleSqueezer,
+    JpegSqueezer,
+    MedianSqueezer,
     RejectingClassifier,
     make_detection_scorer,
 )
@@ -188,6 +191,24 @@ INSTANCES = [
     Instance(Downscaler(), {"factor": [0.5, 1.0]}),
     Instance(Downscaler(restore=False), {"factor": [0.3, 0.6]}),
     Instance(Downscaler(size=1), {"size": [1, None], "restore": [True, False]}),
+    Instance(GrayscaleSqueezer(), {"keep_channels": [True, False]}),
+    Instance(
+        GrayscaleSqueezer(image_shape=(2, 1, 3), keep_channels=False),
+        {"weights": [(1, 1, 1), (0.5, 0, 0.5)], "keep_channels": [True, False]},
+        own_width=True,
+    ),
+    Instance(MedianSqueezer(), {"window_size": [1, 5]}),
+    Instance(
+        MedianSqueezer(2, image_shape=(2, 3)),
+        {"window_size": [3, (1, 2)]},
+        own_width=True,
+    ),
+    Instance(JpegSqueezer(90, n_jobs=2), {"quality": [50, 90]}),
+    Instance(
+        JpegSqueezer(value_range=(-9, 9), image_shape=(1, 2, 3)),
+        {"quality": [90], "value_range": [(-5, 5), (-9, 9)]},
+        own_width=True,
+    ),
     Instance(
         DistilledClassifier(small_net(), temperature=2, random_state=0),
         {"temperature": [1.0, 3.0], "estimator__lr": [0.02, 0.04]},

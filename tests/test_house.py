@@ -209,7 +209,15 @@ assert squeezer.fit(images).transform(images).shape == images.shape
 
 
 @pytest.mark.parametrize(
-    "name", [None, "BitDepthSqueezer", "BlurSqueezer", "Downscaler"]
+    "name",
+    [
+        None,
+        "BitDepthSqueezer",
+        "BlurSqueezer",
+        "Downscaler",
+        "GrayscaleSqueezer",
+        "MedianSqueezer",
+    ],
 )
 def test_squeezers_load_nothing_heavy(name):
     lines = "" if name is None else SQUEEZE.format(name=name)

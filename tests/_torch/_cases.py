@@ -22,7 +22,14 @@ from sklearn.preprocessing import (
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import nn
 
-from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef import (
+    BitDepthSqueezer,
+    BlurSqueezer,
+    Downscaler,
+    GrayscaleSqueezer,
+    JpegSqueezer,
+    MedianSqueezer,
+)
 from sk_advdef.nets import DropoutCNN, DropoutMLP
 
 WIDTH = 6
@@ -223,10 +230,34 @@ CASES = {
     "downscale stacked long": before(
         Downscaler(), Flatten(), data=make_images(2, 130, 2)
     ),
+    "median rows": before(MedianSqueezer()),
+    "median even gray": before(MedianSqueezer(2, image_shape=(2, 3))),
+    "median color first": before(
+        MedianSqueezer((2, 3), image_shape=(3, 5, 4), channel_axis=0),
+        data=make_rows(width=60),
+    ),
+    "median wide": before(MedianSqueezer(5, image_shape=(1, 2, 3))),
+    "median stacked": before(MedianSqueezer(), Flatten(), data=make_images(5, 4)),
+    "median stacked color": before(
+        MedianSqueezer(), Flatten(), data=make_images(5, 4, 3)
+    ),
+    "gray rows": before(GrayscaleSqueezer()),
+    "gray color": before(GrayscaleSqueezer(image_shape=(1, 2, 3))),
+    "gray color first": before(
+        GrayscaleSqueezer(image_shape=(3, 1, 2), channel_axis=0, keep_channels=False)
+    ),
+    "gray stacked": before(
+        GrayscaleSqueezer(keep_channels=False), Flatten(), data=make_images(5, 4, 3)
+    ),
     "bits learned": before(BitDepthSqueezer(), smooth=False),
     "bits given": before(BitDepthSqueezer(2, value_range=(-1, 2)), smooth=False),
     "bits stacked": before(
         BitDepthSqueezer(1), Flatten(), data=make_images(3, 2), smooth=False
+    ),
+    "jpeg rows": before(JpegSqueezer(90), smooth=False),
+    "jpeg color": before(JpegSqueezer(image_shape=(1, 2, 3)), smooth=False),
+    "jpeg stacked": before(
+        JpegSqueezer(channel_axis=0), Flatten(), data=make_images(3, 9, 4), smooth=False
     ),
     # scalers
     "standard": before(StandardScaler()),

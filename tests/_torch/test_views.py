@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit, log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -23,7 +23,14 @@ from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler, as_module
+from sk_advdef import (
+    BitDepthSqueezer,
+    BlurSqueezer,
+    Downscaler,
+    GrayscaleSqueezer,
+    MedianSqueezer,
+    as_module,
+)
 from sk_advdef._torch import _known, _registry
 from sk_advdef._torch._models import is_skorch, last_step, unfrozen
 from sk_advdef._torch._registry import NoViewError, build, has_view, missing_view
@@ -217,6 +224,9 @@ SQUEEZERS = [
     (Downscaler(size=70, restore=False), make_rows(width=150)[0]),
     (Downscaler(restore=False), make_images(7, 5, 3)[0]),
     (Downscaler(restore=False, image_shape=(3, 4, 5), channel_axis=0), None),
+    (GrayscaleSqueezer(image_shape=(4, 5, 3)), None),
+    (GrayscaleSqueezer(channel_axis=1, keep_channels=False), make_images(7, 3, 5)[0]),
+    (GrayscaleSqueezer(weights=(1, 2), channel_axis=0), make_images(2, 4, 4)[0]),
 ]
 
 
@@ -262,6 +272,52 @@ def test_bit_depth_of_uint8_is_exact():
     np.testing.assert_array_equal(
         answers(as_module(squeezer), rows), squeezer.transform(rows)
     )
+
+
+MEDIANS = [
+    (MedianSqueezer(3), make_rows()[0]),
+    (MedianSqueezer(12), make_rows()[0]),
+    (MedianSqueezer(2, image_shape=(4, 5, 3)), make_rows(width=60)[0]),
+    (MedianSqueezer(3), make_images(7, 5)[0]),
+    (MedianSqueezer((4, 3), channel_axis=0), make_images(3, 5, 6)[0]),
+    (MedianSqueezer(9), make_images(5, 3, 2)[0]),
+]
+
+
+@pytest.mark.parametrize("squeezer, X", MEDIANS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_median_is_exact(squeezer, X, dtype):
+    X = (50 * X).clip(0, 255).astype(dtype) if dtype == np.uint8 else X.astype(dtype)
+    expected = clone(squeezer).fit_transform(X)
+    rows = X.astype(np.float32) if dtype == np.uint8 else X
+    np.testing.assert_array_equal(answers(as_module(squeezer.fit(X)), rows), expected)
+
+
+@pytest.mark.parametrize("squeezer, X", MEDIANS)
+def test_gradient_of_the_median_is_that_of_finite_differences(squeezer, X):
+    x = torch.tensor(X[:2], requires_grad=True)
+    assert torch.autograd.gradcheck(as_module(squeezer.fit(X)), x, eps=1e-7)
+
+
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_pixels_that_share_the_median_share_its_gradient(window):
+    # on a flat background a single pixel moves no median, but all of them together do
+    X = np.zeros((1, 9, 9))
+    view = as_module(MedianSqueezer(window).fit(X))
+    x = torch.tensor(X, requires_grad=True)
+    (gradient,) = torch.autograd.grad(view(x)[0, 4, 4], x)
+    touched = gradient[gradient != 0]
+    assert len(touched) == window**2
+    torch.testing.assert_close(touched, torch.full_like(touched, 1 / window**2))
+    moved_together = view(x + 0.1 * gradient.sign())[0, 4, 4]
+    torch.testing.assert_close(moved_together.item(), 0.1)
+
+
+def test_gray_bytes_are_the_view_rounded():
+    X = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    squeezer = GrayscaleSqueezer().fit(X)
+    gray = answers(as_module(squeezer), X.astype(np.float32))
+    assert np.abs(gray - squeezer.transform(X)).max() < 0.51
 
 
 class Reversed(LogisticRegression):
@@ -411,6 +467,8 @@ def test_several_labels_a_row_have_no_view():
         StandardScaler(),
         BlurSqueezer(),
         BitDepthSqueezer(),
+        MedianSqueezer(),
+        GrayscaleSqueezer(),
         make_net(),
         make_pipeline(StandardScaler(), LogisticRegression()),
         FrozenEstimator(LogisticRegression()),

@@ -12,7 +12,13 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef import (
+    BitDepthSqueezer,
+    BlurSqueezer,
+    Downscaler,
+    GrayscaleSqueezer,
+    MedianSqueezer,
+)
 from tests.squeezers._cases import CASES, TOLERANCE
 
 SQUEEZERS = {
@@ -20,6 +26,8 @@ SQUEEZERS = {
     "downscale": Downscaler(0.4),
     "shrink": Downscaler(0.4, restore=False),
     "bits": BitDepthSqueezer(3),
+    "median": MedianSqueezer(3),
+    "grayscale": GrayscaleSqueezer(),
 }
 LINEAR = ["blur", "downscale", "shrink"]
 STACKED = ["gray", "color", "channels first", "channels between", "long and wide"]
@@ -33,6 +41,8 @@ def squeezer(request):
 def with_axis(squeezer, case):
     if "channel_axis" in squeezer.get_params():
         squeezer.set_params(channel_axis=case.channel_axis)
+    if "weights" in squeezer.get_params() and case.channel_of_image is not None:
+        squeezer.set_params(weights=np.ones(case.shape[case.channel_axis]))
     return squeezer
 
 
@@ -120,6 +130,7 @@ def test_input_is_left_alone(squeezer, memory, dtype, case, tmp_path):
 IDENTITIES = [
     BlurSqueezer(0),
     BlurSqueezer(0.1),
+    MedianSqueezer(1),
     Downscaler(1.0),
     Downscaler(1, restore=False),
     Downscaler(size=(9, 12)),
@@ -192,7 +203,8 @@ def test_shape_of_the_output(squeezer, case, n):
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 1, 1), (2, 1, 1, 3), (1, 1)])
 def test_one_pixel(squeezer, shape):
-    X = np.random.default_rng(0).normal(size=shape)
+    one_value = (len(shape) - 1) * (1,)
+    X = np.random.default_rng(0).normal(size=(shape[0], *one_value)) * np.ones(shape)
     squeezer.fit(X)
     tolerance = 1 if isinstance(squeezer, BitDepthSqueezer) else 1e-12
     np.testing.assert_allclose(squeezer.transform(X), X, atol=tolerance)
@@ -334,7 +346,7 @@ def test_other_names_are_refused(squeezer, frame):
 def test_bad_input(squeezer, X, message):
     with pytest.raises((ValueError, TypeError), match=message):
         clone(squeezer).fit(X)
-    squeezer.fit(np.eye(2))
+    squeezer.fit(np.zeros((2, 1, 2)) if np.shape(X) == (1, 1, 2) else np.eye(2))
     with pytest.raises((ValueError, TypeError), match=message):
         squeezer.transform(X)
 
@@ -406,6 +418,8 @@ BROKEN = {
     "downscale": {"factor": 2},
     "shrink": {"size": 99},
     "bits": {"bits": 0},
+    "median": {"window_size": 0},
+    "grayscale": {"weights": ()},
 }
 
 
