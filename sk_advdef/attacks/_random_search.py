@@ -8,22 +8,26 @@ import numpy as np
 
 from sk_advdef._images import ImageLayout, resolve_layout
 from sk_advdef._torch._models import has_scores
-from sk_advdef._validation import check_number, seed_from
+from sk_advdef._torch._registry import has_view
+from sk_advdef._validation import check_number, check_option, seed_from
 from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._geometry import relative
 
 #: Parts of the budget after which the changed share of features is halved.
 _HALVINGS = np.array([0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
+#: How many features a change inside the ball takes, and the part of the budget that
+#: goes to corners before such changes begin.
+_FEW, _CORNERS_FIRST = np.array([1, 1, 2, 2, 3, 4, 6, 8]), 0.05
 
 
 class RandomSearch(Attack):
     """Random search on the scores of any classifier.
 
     Each query changes a shrinking random part of a row and keeps the change if the
-    score of the attacker rises. Images are changed in square windows (the Square
-    attack [1]_), rows in random sets of features. Nothing but ``decision_function`` or
-    ``predict_proba`` is asked for, so it sees through every hidden or missing gradient
-    and works on trees.
+    score of the attacker rises or stays. Images are changed in square windows (the
+    Square attack [1]_), rows in random sets of features. Nothing but
+    ``decision_function`` or ``predict_proba`` is asked for, so it sees through every
+    hidden or missing gradient and works on trees.
 
     Parameters
     ----------
@@ -55,6 +59,11 @@ class RandomSearch(Attack):
         What may be changed in tabular data. Either it or ``eps`` says how far features
         move: ``eps=None`` is for a space that does. Where it brings bounds, they take
         the place of ``bounds``.
+    interior : bool or None, default=None
+        Whether to try values inside the ball too, a few features at a time, and not its
+        corners alone. A smooth model falls at the corners; a tree asks whether a
+        feature lies between two thresholds. None does so where the estimator has no
+        differentiable view. For rows and ``norm="linf"`` only.
 
     See Also
     --------
@@ -95,6 +104,7 @@ class RandomSearch(Attack):
         channel_axis: int = -1,
         goal: str = "fool",
         space: Any = None,
+        interior: bool | None = None,
     ) -> None:
         self.eps = eps
         self.max_queries = max_queries
@@ -107,6 +117,7 @@ class RandomSearch(Attack):
         self.channel_axis = channel_axis
         self.goal = goal
         self.space = space
+        self.interior = interior
 
     def _search(
         self, problem: Problem, rows: np.ndarray
@@ -120,12 +131,16 @@ class RandomSearch(Attack):
                 f"RandomSearch asks for scores, and {problem.estimator!r} has neither "
                 "decision_function nor predict_proba."
             )
+        interior = check_option(self, "interior", self.interior, (True, False, None))
+        if interior is None:
+            interior = not has_view(problem.model)
         proposals = _Proposals(
             problem.X.shape,
             self._layout(problem),
             self.norm,
             self.p_init,
             seed_from(self.random_state),
+            interior=interior,
         )
         unit = proposals.start()
         values = problem.X.copy()
@@ -197,9 +212,12 @@ class _Proposals:
         norm: str,
         p_init: float,
         seed: int,
+        *,
+        interior: bool,
     ) -> None:
         self.shape, self.layout, self.norm = shape, layout, norm
         self.p_init, self.seed = p_init, seed
+        self.interior = interior and layout is None and norm == "linf"
         self.width = int(np.prod(shape[1:]))
 
     def start(self) -> np.ndarray:
@@ -223,6 +241,8 @@ class _Proposals:
         self, unit: np.ndarray, rows: np.ndarray, query: int, spent: float
     ) -> np.ndarray:
         """Change part of each of ``rows`` of ``unit``."""
+        if self.interior and spent > _CORNERS_FIRST:
+            return self._change_few(unit[rows], rows, query)
         rng = np.random.default_rng([self.seed, query])
         share = self.p_init / 2 ** int((spent > _HALVINGS).sum())
         tried = unit[rows]
@@ -252,6 +272,27 @@ class _Proposals:
         features, signs = drawn // 2, drawn % 2 * 2.0 - 1
         flat = tried.reshape(len(tried), -1)
         np.put_along_axis(flat, features, signs * self._size(count), axis=1)
+        return flat.reshape(tried.shape)
+
+    def _change_few(
+        self, tried: np.ndarray, rows: np.ndarray, query: int
+    ) -> np.ndarray:
+        """Put each of a few features at a corner or anywhere in between."""
+        rng = np.random.default_rng([self.seed, query, 2])
+        most = _FEW.max()
+        # one draw for all: what a row gets hangs on no row after it
+        drawn = rng.random((self.shape[0], 1 + 3 * most))[rows]
+        count = _FEW[(drawn[:, :1] * len(_FEW)).astype(int)]
+        where, value, kind = np.split(drawn[:, 1:], 3, axis=1)
+        features = (where * self.width).astype(int)
+        values = 2 * value - 1
+        values = np.where(kind < 0.5, np.sign(values), values)
+        # those beyond the count repeat the first
+        spare = np.arange(most) >= count
+        features = np.where(spare, features[:, :1], features)
+        values = np.where(spare, values[:, :1], values)
+        flat = tried.reshape(len(tried), -1)
+        np.put_along_axis(flat, features, values, axis=1)
         return flat.reshape(tried.shape)
 
     def _change_window(

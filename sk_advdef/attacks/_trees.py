@@ -93,9 +93,9 @@ def parts_of(estimator: Any) -> tuple[list[Any], Any]:
 
 
 def is_trees(estimator: Any) -> bool:
-    """Whether TreeExact can answer for an estimator."""
+    """Whether TreeExact can answer for a fitted estimator."""
     try:
-        parts_of(estimator)
+        read(parts_of(estimator)[1])
     except TypeError:
         return False
     return True

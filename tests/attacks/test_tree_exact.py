@@ -459,3 +459,22 @@ def test_bad_parameter(name, value):
     attack = TreeExact(**{"eps": 0.1, "bounds": None, name: value})
     with pytest.raises(ValueError, match=name):
         attack.run(model, X, model.predict(X))
+
+
+def test_questions_alone_come_near_the_exact_answer(digits):
+    model = RandomForestClassifier(50, random_state=0)
+    model.fit(digits.X_fit, digits.y_fit)
+    exact = TreeExact(0.1).run(model, digits.X, digits.y)
+    asked = RandomSearch(0.1, random_state=0).run(model, digits.X, digits.y)
+    corners = RandomSearch(0.1, interior=False, random_state=0)
+    corners = corners.run(model, digits.X, digits.y)
+    assert not (asked.fooled & ~exact.fooled).any()
+    assert (exact.fooled | exact.certified).all()
+    assert exact.fooled.mean() - asked.fooled.mean() <= 0.05
+    assert asked.fooled.sum() > corners.fooled.sum()
+
+
+def test_interior_is_a_flag_or_none(digits, forest):
+    attack = RandomSearch(0.1, interior="yes")
+    with pytest.raises(ValueError, match="'interior' parameter of RandomSearch"):
+        attack.run(forest, digits.X, digits.y)
