@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from sk_advdef.attacks._transfer import Transfer
     from sk_advdef.attacks._tree_exact import TreeExact
     from sk_advdef.attacks._tree_result import TreeExactResult
+    from sk_advdef.concealment._concealed import ConcealedClassifier
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
+    from sk_advdef.detection._squeezing import FeatureSqueezingDetector
     from sk_advdef.evaluation._detection import (
         make_detection_scorer,
         rejection_robust_error,
@@ -55,6 +57,7 @@ __all__ = [
     "BitDepthSqueezer",
     "BlurSqueezer",
     "CarliniWagnerL2",
+    "ConcealedClassifier",
     "DDN",
     "DeepFool",
     "DetectionCurveDisplay",
@@ -64,6 +67,7 @@ __all__ = [
     "DropoutUncertaintyDetector",
     "FGSM",
     "FeatureSpace",
+    "FeatureSqueezingDetector",
     "GrayscaleSqueezer",
     "HopSkipJump",
     "JSMA",
@@ -100,6 +104,7 @@ _LAZY = {
     "BitDepthSqueezer": "sk_advdef.squeezers._bit_depth",
     "BlurSqueezer": "sk_advdef.squeezers._blur",
     "CarliniWagnerL2": "sk_advdef.attacks._carlini_wagner",
+    "ConcealedClassifier": "sk_advdef.concealment._concealed",
     "DDN": "sk_advdef.attacks._ddn",
     "DeepFool": "sk_advdef.attacks._deepfool",
     "DetectionCurveDisplay": "sk_advdef.evaluation._detection_curve",
@@ -109,6 +114,7 @@ _LAZY = {
     "DropoutUncertaintyDetector": "sk_advdef.detection._dropout",
     "FGSM": "sk_advdef.attacks._fgsm",
     "FeatureSpace": "sk_advdef.attacks._space",
+    "FeatureSqueezingDetector": "sk_advdef.detection._squeezing",
     "GrayscaleSqueezer": "sk_advdef.squeezers._grayscale",
     "HopSkipJump": "sk_advdef.attacks._hop_skip_jump",
     "JSMA": "sk_advdef.attacks._jsma",

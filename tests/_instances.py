@@ -32,9 +32,11 @@ from sk_advdef import (
     AdversariallyAugmentedClassifier,
     BitDepthSqueezer,
     BlurSqueezer,
+    ConcealedClassifier,
     DistilledClassifier,
     Downscaler,
     DropoutUncertaintyDetector,
+    FeatureSqueezingDetector,
     GrayscaleSqueezer,
     JpegSqueezer,
     MedianSqueezer,
@@ -50,6 +52,7 @@ ALLOWED_SKIPS = ("SCIPY_ARRAY_API is not set",)
 #: What a fitted estimator may be asked for, row by row.
 METHODS = (
     "decision_function",
+    "distances",
     "mean_proba",
     "predict",
     "predict_proba",
@@ -162,6 +165,12 @@ never = DropoutUncertaintyDetector(n_passes=5, contamination=1e-3, random_state=
 detector = DropoutUncertaintyDetector(
     small_net(), n_passes=8, contamination=0.1, random_state=0
 )
+squeezing = FeatureSqueezingDetector(
+    linear,
+    squeezers=[("bit_depth", BitDepthSqueezer(2)), ("median", MedianSqueezer(3))],
+    contamination=0.1,
+    random_state=0,
+)
 of_a_detector = make_detection_scorer(PGD(3.0, steps=5, bounds=None, random_state=0))
 
 
@@ -270,6 +279,41 @@ INSTANCES = [
         scoring=of_a_detector,
     ),
     Instance(
+        squeezing,
+        {"contamination": [0.1, 0.2], "median__window_size": [3, 5]},
+        expected_failures=dict.fromkeys(
+            ("check_outliers_train", "check_outliers_fit_predict"), NO_Y
+        ),
+        data=partial(make_rows, n_samples=100),
+        warns=FEW,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        FeatureSqueezingDetector(
+            small_net(), contamination=0.1, image_shape=(2, 3), random_state=0
+        ),
+        {"squeezers": [None, [("blur", BlurSqueezer(0.5, image_shape=(2, 3)))]]},
+        own_width=True,
+        data=partial(make_rows, n_samples=100),
+        warns=FEW,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        FeatureSqueezingDetector(frozen_net, contamination=0.2, random_state=0),
+        {"contamination": [0.1, 0.3]},
+        own_width=True,
+        data=partial(make_rows, n_samples=200),
+        warns=NAMELESS,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        RejectingClassifier(
+            linear, clone(squeezing).set_params(estimator=None, contamination=1e-3)
+        ),
+        {"detector__median__window_size": [3, 5]},
+        warns=FEW,
+    ),
+    Instance(
         RejectingClassifier(small_net(), never),
         {"detector__statistic": ["variance", "predictive_entropy"]},
         warns=FEW,
@@ -292,6 +336,22 @@ INSTANCES = [
     Instance(
         RejectingClassifier(frozen_linear, frozen_detector),
         {"reject_label": ["auto", "none"]},
+        own_width=True,
+        learns=False,
+        warns=NAMELESS,
+    ),
+    Instance(ConcealedClassifier(linear), {"reveal": ["label", "top"]}),
+    Instance(
+        ConcealedClassifier(linear, reveal="rounded"),
+        {"decimals": [0, 3], "estimator__C": [0.1, 1.0]},
+    ),
+    Instance(
+        ConcealedClassifier(linear, reveal="noisy"),
+        {"noise": [0.1, 1.0], "cell_size": [0.1, 2.0]},
+    ),
+    Instance(
+        ConcealedClassifier(frozen_net, reveal="top"),
+        {"reveal": ["noisy", "rounded"]},
         own_width=True,
         learns=False,
         warns=NAMELESS,

@@ -5,6 +5,7 @@ import random
 import sys
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("SK_ADVDEF_SECRET", "a secret for tests, not for use")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: more threads each would only slow all of them.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

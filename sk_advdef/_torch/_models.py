@@ -91,6 +91,8 @@ def rejection_of(estimator: Any) -> tuple[Any, Any] | None:
         return model, Behind(estimator[:-1], rejects[1])
     if hasattr(estimator, "reject_label_"):
         return estimator.estimator_, estimator.detector_
+    if hasattr(estimator, "_behind"):  # concealment is looked through
+        return rejection_of(estimator._behind())
     return None
 
 

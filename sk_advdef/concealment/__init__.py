@@ -1,0 +1,1 @@
+"""What an attacker may learn by asking: feedback, similar queries, rate."""

@@ -1,0 +1,154 @@
+"""What the outermost estimators share: the model within, input checks, dull errors."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, MetaEstimatorMixin
+from sklearn.utils import check_array, get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from sk_advdef._base import Stamped
+from sk_advdef._torch._models import (
+    classes_of,
+    for_model,
+    is_frozen,
+    is_net,
+    rejection_of,
+    torch_generators_kept,
+    unfrozen,
+)
+from sk_advdef._torch._registry import build, missing_view
+from sk_advdef._validation import invalid
+
+logger = logging.getLogger("sk_advdef.concealment")
+
+_adopting = threading.Lock()
+
+
+def has_proba(wrapper: Any) -> bool:
+    """Whether the model within tells probabilities, and rejects nothing."""
+    model = wrapper._model
+    return hasattr(model, "predict_proba") and rejection_of(model) is None
+
+
+class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
+    """Stands before a classifier; ready without ``fit`` around a frozen one."""
+
+    estimator: Any
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags of this estimator."""
+        tags = super().__sklearn_tags__()
+        frozen = is_frozen(self.estimator)
+        tags.target_tags.required = not frozen
+        tags.requires_fit = not frozen
+        tags.input_tags.three_d_array = is_net(self.estimator)
+        if not is_net(self.estimator):
+            inner = get_tags(unfrozen(self.estimator))
+            for name in ("allow_nan", "string", "categorical", "three_d_array"):
+                setattr(tags.input_tags, name, getattr(inner.input_tags, name))
+            if inner.classifier_tags is not None:
+                tags.classifier_tags.multi_class = inner.classifier_tags.multi_class
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a model to ask."""
+        return "estimator_" in vars(self) or is_frozen(self.estimator)
+
+    @property
+    def _model(self) -> Any:
+        return vars(self).get("estimator_", self.estimator)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Classes of the model within, a column of ``predict_proba`` each."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(
+                f"{type(self).__name__} is not fitted yet and has no classes_."
+            )
+        return classes_of(self._model)
+
+    @property
+    def genuine_classes_(self) -> np.ndarray:
+        """Classes that stand for something real, where the model tells them apart."""
+        return np.asarray(unfrozen(self._model).genuine_classes_)
+
+    def _behind(self) -> Any:
+        return self._model
+
+    def _missing_view(self) -> Any:
+        return missing_view(self._model)
+
+    def _as_module(self) -> Any:
+        return build(self._model)
+
+    def _check_parameters(self) -> None:
+        """Check what the constructor was given."""
+
+    def _fit_model(self, X: Any, y: Any) -> Any:
+        """Fit a clone of the estimator, or take the frozen one; return checked rows."""
+        self._check_parameters()
+        if not hasattr(self.estimator, "predict"):
+            raise invalid(self, "estimator", "a classifier", self.estimator)
+        X = self._inputs(X, reset=True)
+        if is_frozen(self.estimator):
+            self.estimator_ = self.estimator
+            return X
+        from sk_advdef._torch._net import with_adapter
+
+        y = self._labels(X, y)
+        self.estimator_ = with_adapter(self.estimator).fit(X, y)
+        return X
+
+    def _adopt(self) -> None:
+        """Take over a frozen model at the first call, where ``fit`` never ran."""
+        check_is_fitted(self)
+        if "estimator_" in vars(self):
+            return
+        with _adopting:
+            if "estimator_" in vars(self):
+                return
+            self._check_parameters()
+            model = unfrozen(self.estimator)
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(model, name):
+                    setattr(self, name, getattr(model, name))
+            self.estimator_ = self.estimator
+
+    def _inputs(self, X: Any, *, reset: bool = False) -> Any:
+        """Check rows as scikit-learn would, so that the model's own errors are few."""
+        tags = self.__sklearn_tags__().input_tags
+        X = self._rows(X, reset=reset)
+        is_frame = hasattr(X, "columns")
+        any_kind = is_frame or tags.string or tags.categorical
+        checked = check_array(
+            X,
+            dtype=None if any_kind else "numeric",
+            ensure_all_finite=not tags.allow_nan,
+            allow_nd=True,
+            estimator=self,
+            input_name="X",
+        )
+        return X if is_frame else checked
+
+    def _ask(self, method: str, X: Any) -> np.ndarray:
+        """Ask the model; what it raises goes to the log, and none of it further."""
+        model = self._model
+        try:
+            with torch_generators_kept():
+                return np.asarray(getattr(model, method)(for_model(model, X)))
+        except Exception:
+            logger.exception("%s of %s failed", method, type(unfrozen(model)).__name__)
+        # raised outside the handler, lest the model's error hang on to this one
+        raise RuntimeError("The model could not answer this input.")
+
+    def _places(self, labels: np.ndarray) -> np.ndarray:
+        """Return the column of each label in ``classes_``."""
+        classes = self.classes_
+        order = np.argsort(classes, kind="stable")
+        found = np.searchsorted(classes, labels, sorter=order)
+        return order[np.minimum(found, len(classes) - 1)]
