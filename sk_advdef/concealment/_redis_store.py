@@ -1,0 +1,177 @@
+"""A store for many hosts. Each operation is one Lua script, one round trip."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sk_advdef.concealment._store import PAGE, Entry, StoreError
+
+NOW = """
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+"""
+
+HIT = (
+    NOW
+    + """
+local tolerance, now, force = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+if now < 0 then now = clock() end
+local new, longest = {}, 0
+for i, key in ipairs(KEYS) do
+  local debit = tonumber(ARGV[3 + i])
+  local start = math.max(tonumber(redis.call('GET', key) or 0), now)
+  start = math.min(start, now + 2 * tolerance)
+  new[i] = start + debit
+  if force then
+    new[i] = math.min(new[i], now + 2 * tolerance)
+  else
+    longest = math.max(longest, new[i] - now - tolerance)
+  end
+end
+if longest > 0 then return longest end
+for i, key in ipairs(KEYS) do
+  local left = math.max(math.ceil((new[i] - now) / 1000), 0) + 60000
+  redis.call('SET', key, string.format('%.0f', new[i]),
+    'PX', string.format('%.0f', left))
+end
+return 0
+"""
+)
+
+# A new counter starts at the clock, so that numbers never come twice, also where the
+# server has lost everything.
+APPEND = (
+    NOW
+    + """
+local cursor, quota, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local page, n = tonumber(ARGV[4]), tonumber(ARGV[5])
+local log, counter = KEYS[1], KEYS[2]
+if redis.call('EXISTS', counter) == 0 then
+  redis.call('SET', counter, string.format('%.0f', clock()))
+end
+local last = redis.call('INCRBY', counter, n)
+local first = last - n + 1
+for i = 1, n do
+  local number = string.format('%016.0f', first + i - 1)
+  redis.call('ZADD', log, number, number .. ARGV[5 + i])
+  local mine = KEYS[2 + i]
+  redis.call('RPUSH', mine, number)
+  if redis.call('LLEN', mine) > quota then
+    local oldest = redis.call('LPOP', mine)
+    redis.call('ZREMRANGEBYSCORE', log, oldest, oldest)
+  end
+  redis.call('EXPIRE', mine, 604800)
+end
+redis.call('ZREMRANGEBYRANK', log, 0, -keep - 1)
+redis.call('EXPIRE', log, 604800)
+redis.call('EXPIRE', counter, 604800)
+local others = redis.call('ZRANGEBYSCORE', log,
+  '(' .. string.format('%.0f', cursor), '(' .. string.format('%.0f', first),
+  'LIMIT', 0, page)
+return {string.format('%.0f', first), others}
+"""
+)
+
+
+class RedisStore:
+    """A Redis server, version 5 or newer, by the ``redis`` package.
+
+    Nothing is tried twice: a debit whose answer was lost would count twice.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self, uri: str, timeout: float, password_env: str = "", prefix: str = ""
+    ) -> None:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise ImportError(
+                "A store at redis:// needs the redis package. Install it with "
+                'pip install "sk_advdef[redis]".'
+            ) from error
+        if password_env and not os.environ.get(password_env):
+            raise ValueError(
+                f"The environment variable {password_env} that should hold the "
+                "password of redis is not set."
+            )
+        self._client = redis.Redis.from_url(
+            uri,
+            password=os.environ.get(password_env) if password_env else None,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._prefix = (prefix or "sk_advdef").encode() + b":"
+        self._hit = self._client.register_script(HIT)
+        self._append = self._client.register_script(APPEND)
+
+    def _call(self, ask: Any, *args: Any, **kwargs: Any) -> Any:
+        import redis
+
+        try:
+            return ask(*args, **kwargs)
+        except (redis.RedisError, OSError) as error:
+            raise StoreError(f"redis: {error}") from error
+
+    def hit(
+        self,
+        debits: dict[bytes, int],
+        tolerance: int,
+        now: int | None = None,
+        *,
+        force: bool = False,
+    ) -> int:
+        """Take the debits of all keys, or of none."""
+        keys = [self._prefix + b"ahead:" + key for key in debits]
+        args = [tolerance, -1 if now is None else now, int(force), *debits.values()]
+        return int(self._call(self._hit, keys=keys, args=args))
+
+    def _keys(self, stream: str) -> tuple[bytes, bytes]:
+        log = self._prefix + b"log:" + stream.encode()
+        return log, log + b":counter"
+
+    def append(
+        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+    ) -> tuple[int, list[tuple[int, bytes]]]:
+        """Append to the log, and read what others did."""
+        log, counter = self._keys(stream)
+        first, others = self._call(
+            self._append,
+            keys=[log, counter, *(log + b":of:" + e.account for e in entries)],
+            args=[
+                cursor,
+                quota,
+                keep,
+                PAGE,
+                len(entries),
+                *(e.record for e in entries),
+            ],
+        )
+        return int(first), [self._parted(member) for member in others]
+
+    @staticmethod
+    def _parted(member: bytes) -> tuple[int, bytes]:
+        return int(member[:16]), member[16:]
+
+    def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
+        """Read what others appended."""
+        members = self._call(
+            self._client.zrangebyscore,
+            self._keys(stream)[0],
+            f"({cursor}",
+            f"({stop}",
+            start=0,
+            num=PAGE,
+        )
+        return [self._parted(member) for member in members]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()

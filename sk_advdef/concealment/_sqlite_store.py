@@ -1,0 +1,185 @@
+"""A store for the processes of one host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+
+from sk_advdef.concealment._gcra import forced, gcra
+from sk_advdef.concealment._store import PAGE, Entry, StoreError
+
+TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS ahead (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS log (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT, account BLOB, record BLOB
+);
+CREATE INDEX IF NOT EXISTS by_account ON log (stream, account, number);
+CREATE INDEX IF NOT EXISTS by_stream ON log (stream, number);
+"""
+PURGE_EVERY = 1000
+#: Counting what is too much takes time, so it is done once in so many numbers.
+TRIM_EVERY = 64
+
+
+class SqliteStore:
+    """A file with a write-ahead log; one writing transaction an operation.
+
+    Bounds of the log may be passed by a few dozen entries. The file is made readable by
+    its owner only. It must lie on a local disk: the write-ahead log does not work over
+    a network.
+    """
+
+    is_shared = True
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path, self._timeout = path, timeout
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner = 0
+        self._hits = 0
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._owner == os.getpid():
+            return self._connection
+        # a connection must not be used, nor closed, on the other side of a fork
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._make_tables(connection)
+        self._connection, self._owner = connection, os.getpid()
+        return connection
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        """Make the tables; the change to a write-ahead log does not wait by itself."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.executescript(TABLES)
+            except sqlite3.OperationalError:
+                if time.monotonic() > until:
+                    connection.close()
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._owner not in (0, os.getpid()):
+            self._lock, self._connection, self._owner = threading.Lock(), None, 0
+        if not self._lock.acquire(timeout=self._timeout):
+            raise StoreError("sqlite: another thread holds the connection")
+        try:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"sqlite: {error}") from error
+        finally:
+            self._lock.release()
+
+    def hit(
+        self,
+        debits: dict[bytes, int],
+        tolerance: int,
+        now: int | None = None,
+        *,
+        force: bool = False,
+    ) -> int:
+        """Take the debits of all keys, or of none."""
+        with self._transaction() as connection:
+            if now is None:
+                now = time.time_ns() // 1000
+            new, longest = {}, 0
+            for key, debit in debits.items():
+                found = connection.execute(
+                    "SELECT until FROM ahead WHERE key = ?", (key,)
+                ).fetchone()
+                until = found[0] if found else 0
+                if force:
+                    new[key] = forced(until, now, debit, tolerance)
+                    continue
+                new[key], wait = gcra(until, now, debit, tolerance)
+                longest = max(longest, wait)
+            if longest > 0:
+                return longest
+            connection.executemany("REPLACE INTO ahead VALUES (?, ?)", new.items())
+            self._hits += 1
+            if self._hits % PURGE_EVERY == 0:
+                connection.execute("DELETE FROM ahead WHERE until <= ?", (now,))
+            return 0
+
+    def append(
+        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+    ) -> tuple[int, list[tuple[int, bytes]]]:
+        """Append to the log, and read what others did."""
+        with self._transaction() as connection:
+            numbers = [
+                connection.execute(
+                    "INSERT INTO log (stream, account, record) VALUES (?, ?, ?)",
+                    (stream, *entry),
+                ).lastrowid
+                for entry in entries
+            ]
+            first, last = int(numbers[0] or 0), int(numbers[-1] or 0)
+            if first // TRIM_EVERY != (last + 1) // TRIM_EVERY:
+                self._trim(connection, stream, entries, quota, keep)
+            return first, self._page(connection, stream, cursor, first)
+
+    @staticmethod
+    def _trim(
+        connection: sqlite3.Connection,
+        stream: str,
+        entries: list[Entry],
+        quota: int,
+        keep: int,
+    ) -> None:
+        for account in {entry.account for entry in entries}:
+            connection.execute(
+                "DELETE FROM log WHERE stream = ?1 AND account = ?2 AND number <= ("
+                "SELECT number FROM log WHERE stream = ?1 AND account = ?2 "
+                "ORDER BY number DESC LIMIT 1 OFFSET ?3)",
+                (stream, account, quota),
+            )
+        connection.execute(
+            "DELETE FROM log WHERE stream = ?1 AND number <= (SELECT number FROM log "
+            "WHERE stream = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+            (stream, keep),
+        )
+
+    def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
+        """Read what others appended."""
+        with self._transaction() as connection:
+            return self._page(connection, stream, cursor, stop)
+
+    @staticmethod
+    def _page(
+        connection: sqlite3.Connection, stream: str, cursor: int, stop: int
+    ) -> list[tuple[int, bytes]]:
+        return connection.execute(
+            "SELECT number, record FROM log WHERE stream = ? AND number > ? "
+            "AND number < ? ORDER BY number LIMIT ?",
+            (stream, cursor, stop, PAGE),
+        ).fetchall()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._connection is not None and self._owner == os.getpid():
+                self._connection.close()
+            self._connection = None

@@ -1,0 +1,101 @@
+"""Where guards keep what they must remember, from one thread to many hosts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from sk_advdef._validation import invalid
+
+#: Records read at once.
+PAGE = 2000
+
+URIS = '"memory://", "sqlite:///file" or "redis://host:port/db"'
+
+
+class StoreError(RuntimeError):
+    """A store did not answer, or not in time."""
+
+
+class Entry(NamedTuple):
+    """What is remembered of one query: for whom, and what."""
+
+    account: bytes
+    record: bytes
+
+
+class Store(Protocol):
+    """What every store does. Each method is atomic, and raises StoreError."""
+
+    #: Whether other processes write to it too.
+    is_shared: bool
+
+    def hit(
+        self,
+        debits: dict[bytes, int],
+        tolerance: int,
+        now: int | None = None,
+        *,
+        force: bool = False,
+    ) -> int:
+        """Take the debits of all keys, or of none; return microseconds to wait, or 0.
+
+        ``now=None`` asks the store's own clock. ``force`` takes them in any case.
+        """
+
+    def append(
+        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+    ) -> tuple[int, list[tuple[int, bytes]]]:
+        """Append entries with consecutive numbers; return the first of these.
+
+        And of what others appended, (number, record) after ``cursor`` and before that,
+        at most PAGE. An account keeps about ``quota`` entries, the stream about
+        ``keep``; the oldest go.
+        """
+
+    def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
+        """Return records after ``cursor`` and before ``stop``, at most PAGE."""
+
+    def close(self) -> None:
+        """Let go of files and sockets."""
+
+
+def open_store(owner: object, uri: object) -> Store:
+    """Open the store that a URI names."""
+    if not isinstance(uri, str) or "://" not in uri:
+        raise invalid(owner, "store", URIS, uri)
+    parts = urlsplit(uri)
+    if parts.password or parts.username:
+        raise ValueError(
+            f"The 'store' parameter of {type(owner).__name__} must not hold a user or "
+            "a password, since parameters are shown and saved. Put the password into "
+            "an environment variable and name it: redis://host/0?password_env=NAME."
+        )
+    try:
+        options = dict(parse_qsl(parts.query, strict_parsing=True, max_num_fields=8))
+        timeout = float(options.pop("timeout", 2.0))
+    except ValueError:
+        if parts.query:
+            raise invalid(owner, "store", URIS, uri) from None
+        options, timeout = {}, 2.0
+    if not 0 < timeout <= 3600:
+        allowed = f"{URIS} with a timeout in (0, 3600] seconds"
+        raise invalid(owner, "store", allowed, uri)
+    if parts.scheme == "memory" and not (parts.netloc or parts.path or options):
+        from sk_advdef.concealment._memory_store import MemoryStore
+
+        return MemoryStore()
+    path = parts.path[1:]
+    if parts.scheme == "sqlite" and path and not parts.netloc and not options:
+        if path == ":memory:":
+            raise invalid(owner, "store", URIS, uri)
+        from sk_advdef.concealment._sqlite_store import SqliteStore
+
+        return SqliteStore(path, timeout)
+    known = {"password_env", "prefix"}
+    if parts.scheme in ("redis", "rediss") and parts.netloc and known >= options.keys():
+        from sk_advdef.concealment._redis_store import RedisStore
+
+        bare = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        return RedisStore(bare, timeout, **options)
+    raise invalid(owner, "store", URIS, uri)

@@ -1,0 +1,53 @@
+"""Which stores a test runs with, and what other processes do with them."""
+
+import sys
+from multiprocessing import get_context
+
+import pytest
+
+from sk_advdef.concealment._store import Entry, open_store
+
+REDIS = pytest.param("redis", marks=pytest.mark.service)
+EVERY_STORE = pytest.mark.parametrize("uri", ["memory", "sqlite", REDIS], indirect=True)
+SHARED_STORE = pytest.mark.parametrize("uri", ["sqlite", REDIS], indirect=True)
+
+
+def entries(*records, account=b"alice"):
+    return [Entry(account, record) for record in records]
+
+
+def take_until_refused(uri, debit, tolerance, now, tries):
+    """How many debits of ``tries`` were taken."""
+    store = open_store("test", uri)
+    taken = [store.hit({b"alice": debit}, tolerance, now) == 0 for _ in range(tries)]
+    store.close()
+    return sum(taken)
+
+
+def append_and_read(uri, name, times):
+    """Append one by one; return own numbers, and all that was read of others."""
+    store, cursor, own, seen = open_store("test", uri), 0, [], {}
+    for i in range(times):
+        record = f"{name}-{i}".encode()
+        first, page = store.append(
+            "log", entries(record), cursor, quota=10**6, keep=10**6
+        )
+        own.append(first)
+        while True:
+            seen.update(page)
+            cursor = max([cursor, *(number for number, _ in page)])
+            page = store.read("log", cursor, first)
+            if not page:
+                break
+        seen[first] = record
+        cursor = first
+    store.close()
+    return own, seen
+
+
+def in_processes(function, *calls):
+    """Run calls of a function side by side, each in a fresh interpreter."""
+    method = "spawn" if sys.platform != "linux" else "forkserver"
+    with get_context(method).Pool(len(calls)) as pool:
+        waiting = [pool.apply_async(function, call) for call in calls]
+        return [one.get(timeout=120) for one in waiting]

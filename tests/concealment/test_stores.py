@@ -1,0 +1,376 @@
+import os
+import socket
+import sqlite3
+import stat
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sk_advdef.concealment._gcra import SECOND, forced, gcra, parse_rate
+from sk_advdef.concealment._memory_store import MemoryStore
+from sk_advdef.concealment._sqlite_store import SqliteStore
+from sk_advdef.concealment._store import PAGE, StoreError, open_store
+from tests.concealment._stores import (
+    EVERY_STORE,
+    SHARED_STORE,
+    append_and_read,
+    entries,
+    in_processes,
+    take_until_refused,
+)
+
+NOW = 1_800_000_000 * SECOND
+
+
+class Guard:
+    """Stands for whose parameters they are."""
+
+
+@pytest.mark.parametrize(
+    "limit, burst, interval, ahead",
+    [
+        ("60/minute", None, SECOND, 60),
+        (" 10 / second", 3, SECOND // 10, 3),
+        ("7/hour", None, 514_285_715, 7),
+        ("1/day", 1, 86400 * SECOND, 1),
+        ("1000000/second", None, 1, 1_000_000),
+    ],
+)
+def test_rate(limit, burst, interval, ahead):
+    rate = parse_rate(Guard(), limit, burst)
+    assert (rate.interval, rate.tolerance) == (interval, interval * ahead)
+    assert rate.debit(1) == interval and rate.debit(2.5) >= 2.5 * interval
+
+
+@pytest.mark.parametrize(
+    "limit", [60, "60", "0/minute", "1.5/minute", "-1/day", "9/week", "9999999/day", ""]
+)
+def test_bad_rate(limit):
+    with pytest.raises(ValueError, match="'limit' parameter of Guard must be None or"):
+        parse_rate(Guard(), limit, None)
+
+
+@pytest.mark.parametrize("burst", [0, -1, 1.5, True, "3", 10**7])
+def test_bad_burst(burst):
+    with pytest.raises(ValueError, match="'burst' parameter of Guard"):
+        parse_rate(Guard(), "1/second", burst)
+
+
+def test_burst_of_more_than_a_lifetime():
+    with pytest.raises(ValueError, match="at most 11574 with a limit of '1/day'"):
+        parse_rate(Guard(), "1/day", 20_000)
+    assert parse_rate(Guard(), None, None) is None
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 5 * SECOND), st.integers(1, 3)), max_size=60
+    ),
+    ahead=st.integers(1, 6),
+)
+def test_gcra_is_a_bucket_that_refills(steps, ahead):
+    """Equal to counting tokens: full at first, one more each second, never over."""
+    until, now, tokens = 0, NOW, ahead * SECOND
+    for pause, cost in steps:
+        now += pause
+        tokens = min(ahead * SECOND, tokens + pause)
+        new, wait = gcra(until, now, cost * SECOND, ahead * SECOND)
+        assert (wait <= 0) == (tokens >= cost * SECOND)
+        if wait <= 0:
+            until, tokens = new, tokens - cost * SECOND
+        else:
+            assert wait == cost * SECOND - tokens
+
+
+@given(until=st.integers(0, 2 * NOW), debit=st.integers(0, NOW))
+def test_debt_and_a_clock_set_back_are_bounded(until, debit):
+    new = forced(until, NOW, debit, 60 * SECOND)
+    assert NOW <= new <= NOW + 120 * SECOND
+    assert gcra(until, NOW, SECOND, 60 * SECOND)[1] <= 61 * SECOND
+
+
+@EVERY_STORE
+def test_hit_takes_all_or_none(uri):
+    store = open_store(Guard(), uri)
+    assert store.hit({b"a": 2 * SECOND, b"b": SECOND}, 3 * SECOND, NOW) == 0
+    assert store.hit({b"a": 2 * SECOND, b"b": SECOND}, 3 * SECOND, NOW) == SECOND
+    # b was not charged for what a could not pay
+    assert store.hit({b"b": 2 * SECOND}, 3 * SECOND, NOW) == 0
+    assert store.hit({b"b": 1}, 3 * SECOND, NOW) == 1
+    assert store.hit({b"a": 2 * SECOND}, 3 * SECOND, NOW + SECOND) == 0
+    assert store.hit({b"a": 10 * SECOND}, 3 * SECOND, NOW + SECOND, force=True) == 0
+    # debt ends at twice the tolerance
+    assert store.hit({b"a": SECOND}, 3 * SECOND, NOW + SECOND) == 4 * SECOND
+    assert store.hit({b"a": SECOND}, 3 * SECOND, NOW + 5 * SECOND) == 0
+    store.close()
+
+
+@EVERY_STORE
+def test_own_clock(uri):
+    store = open_store(Guard(), uri)
+    assert store.hit({b"a": SECOND}, SECOND) == 0
+    assert 0 < store.hit({b"a": SECOND}, SECOND) <= SECOND
+    store.close()
+
+
+@EVERY_STORE
+def test_limit_is_exact_under_threads(uri):
+    store = open_store(Guard(), uri)
+    start = threading.Barrier(8)
+
+    def ask(_):
+        start.wait()
+        return sum(store.hit({b"a": SECOND}, 100 * SECOND, NOW) == 0 for _ in range(40))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask, range(8))) == 100
+    store.close()
+
+
+@SHARED_STORE
+def test_limit_is_exact_under_processes(uri):
+    call = (uri, SECOND, 100 * SECOND, NOW, 60)
+    assert sum(in_processes(take_until_refused, *[call] * 4)) == 100
+
+
+@EVERY_STORE
+def test_numbers_are_unique_under_threads(uri):
+    store = open_store(Guard(), uri)
+
+    def append(i):
+        some = entries(b"%d" % i, b"%d!" % i)
+        first, _ = store.append("log", some, 0, quota=9999, keep=9999)
+        return [first, first + 1]
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [n for pair in pool.map(append, range(100)) for n in pair]
+    assert len(set(numbers)) == 200
+    store.close()
+
+
+@SHARED_STORE
+def test_nothing_is_lost_or_twice_under_processes(uri):
+    calls = [(uri, name, 30) for name in "abcd"]
+    answers = in_processes(append_and_read, *calls)
+    numbers = [number for own, _ in answers for number in own]
+    assert len(set(numbers)) == 120
+    everything = {}
+    for _, seen in answers:
+        # all see the same record under the same number
+        assert all(everything.setdefault(n, r) == r for n, r in seen.items())
+    for own, seen in answers:
+        assert sorted(n for n in numbers if n <= own[-1]) == sorted(seen)
+    assert sorted(everything.values()) == sorted(
+        f"{name}-{i}".encode() for name in "abcd" for i in range(30)
+    )
+
+
+@SHARED_STORE
+def test_another_handle_reads_in_pages(uri):
+    writer, reader = open_store(Guard(), uri), open_store(Guard(), uri)
+    records = [b"%d\0\xff" % i for i in range(PAGE + 10)]
+    first, others = writer.append("log", entries(*records), 0, quota=9999, keep=9999)
+    assert others == []
+    last, page = reader.append("log", entries(b"mine"), 0, quota=9999, keep=9999)
+    assert last == first + len(records)
+    assert page == list(enumerate(records[:PAGE], start=first))
+    rest = reader.read("log", page[-1][0], last)
+    assert [record for _, record in rest] == records[PAGE:]
+    assert reader.read("another log", 0, last) == []
+    writer.close()
+    reader.close()
+
+
+@SHARED_STORE
+def test_a_flood_leaves_the_entries_of_others(uri):
+    store = open_store(Guard(), uri)
+    kept = {"quota": 100, "keep": 10_000}
+    store.append("log", entries(b"one", account=b"bob"), 0, **kept)
+    for i in range(100):
+        flood = entries(*[b"%d" % i] * 10, account=b"mallory")
+        last, _ = store.append("log", flood, 0, **kept)
+    left = [record for _, record in store.read("log", 0, last + 10)]
+    assert left[0] == b"one" and 100 <= len(left) - 1 <= 100 + 128
+    for _ in range(7):
+        last, _ = store.append("log", entries(*[b"x"] * 20), 0, quota=9999, keep=5)
+    assert len(store.read("log", 0, last + 20)) <= 5 + 128
+    store.close()
+
+
+def test_memory_forgets_keys_whose_time_has_passed():
+    store = MemoryStore()
+    for i in range(5000):
+        store.hit({b"%d" % i: SECOND}, SECOND, NOW + i * SECOND)
+    assert len(store._ahead) <= 1025
+    # a key that still waits is never dropped
+    store = MemoryStore()
+    store.hit({b"a": 10**6 * SECOND}, 10**6 * SECOND, NOW)
+    for i in range(3000):
+        store.hit({b"%d" % i: SECOND}, SECOND, NOW + i * SECOND)
+    assert store.hit({b"a": 10**6 * SECOND}, 10**6 * SECOND, NOW) > 0
+
+
+def test_sqlite_forgets_keys_whose_time_has_passed(tmp_path):
+    store = SqliteStore(str(tmp_path / "guard.db"), 2.0)
+    for i in range(1001):
+        store.hit({b"%d" % i: SECOND}, SECOND, NOW + i * SECOND)
+    with sqlite3.connect(tmp_path / "guard.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM ahead").fetchone()[0] < 10
+    connection.close()
+    store.close()
+
+
+def test_sqlite_file_is_the_owners_own(tmp_path):
+    store = open_store(Guard(), f"sqlite:///{tmp_path}/guard.db")
+    store.hit({b"a": 1}, 1)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_sqlite_after_a_fork(tmp_path):
+    store = open_store(Guard(), f"sqlite:///{tmp_path}/guard.db")
+    assert store.hit({b"a": SECOND}, 2 * SECOND, NOW) == 0
+    child = os.fork()
+    if child == 0:
+        waited = store.hit({b"a": SECOND}, 2 * SECOND, NOW)
+        os._exit(0 if waited == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.hit({b"a": SECOND}, 2 * SECOND, NOW) == SECOND
+    store.close()
+
+
+def test_locked_sqlite_fails_in_time(tmp_path):
+    path = tmp_path / "guard.db"
+    store = open_store(Guard(), f"sqlite:///{path}?timeout=0.05")
+    store.hit({b"a": 1}, 1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match=r"sqlite: .*locked"):
+        store.hit({b"a": 1}, 1)
+    fresh = open_store(Guard(), f"sqlite:///{path}?timeout=0.05")
+    with pytest.raises(StoreError, match="sqlite"):
+        fresh.hit({b"a": 1}, 1)
+    with store._lock, pytest.raises(StoreError, match="another thread"):
+        store.hit({b"a": 1}, 1)
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.hit({b"b": 1}, 1) == 0
+    fresh.close()
+    store.close()
+
+
+def test_sqlite_that_cannot_be_written(tmp_path):
+    store = open_store(Guard(), f"sqlite:///{tmp_path}/no/such/folder/guard.db")
+    with pytest.raises(StoreError, match=r"sqlite: .*No such file"):
+        store.append("log", entries(b"x"), 0, quota=1, keep=1)
+    (tmp_path / "not.db").write_text(
+        "not a database, but long enough to look like " * 9
+    )
+    broken = open_store(Guard(), f"sqlite:///{tmp_path}/not.db?timeout=0.05")
+    with pytest.raises(StoreError, match="sqlite: file is not a database"):
+        broken.hit({b"a": 1}, 1)
+
+
+def test_redis_that_is_not_there_or_says_nothing():
+    pytest.importorskip("redis")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        store = open_store(Guard(), f"redis://127.0.0.1:{port}/0?timeout=0.05")
+        with pytest.raises(StoreError, match="redis: "):
+            store.hit({b"a": 1}, 1)
+        deaf.listen()
+        started = time.monotonic()
+        with pytest.raises(StoreError, match="redis: "):
+            store.read("log", 0, 9)
+        assert time.monotonic() - started < 20
+        store.close()
+
+
+@pytest.mark.service
+def test_redis_asks_once_for_each_operation(redis_uri):
+    import redis
+
+    store = open_store(Guard(), f"{redis_uri}?prefix=once")
+    store.hit({b"a": 1}, 1)
+    store.append("log", entries(b"x"), 0, quota=9, keep=9)
+    client = redis.Redis.from_url(redis_uri)
+    before = client.info("stats")["total_reads_processed"]
+    for _ in range(50):
+        store.hit({b"a": 1, b"b": 1}, 1)
+    for _ in range(50):
+        store.append("log", entries(b"x", b"y"), 0, quota=9, keep=9)
+    # and one more for each question of how many there were
+    assert client.info("stats")["total_reads_processed"] - before <= 102
+    client.close()
+    store.close()
+
+
+@pytest.mark.service
+def test_redis_that_lost_everything_gives_no_number_twice(redis_uri):
+    import redis
+
+    store = open_store(Guard(), f"{redis_uri}?prefix=lost")
+    first, _ = store.append("log", entries(b"x", b"y"), 0, quota=9, keep=9)
+    client = redis.Redis.from_url(redis_uri)
+    client.flushall()
+    again, _ = store.append("log", entries(b"z"), 0, quota=9, keep=9)
+    assert again > first + 1
+    client.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        None,
+        "memory",
+        "memory://host",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://host/file",
+        "sqlite:///file?mode=ro",
+        "sqlite:///file?timeout=0",
+        "sqlite:///file?timeout=soon",
+        "redis:///0",
+        "redis://host/0?db=1",
+        "mongodb://host",
+    ],
+)
+def test_bad_uri(uri):
+    with pytest.raises(ValueError, match="'store' parameter of Guard must be"):
+        open_store(Guard(), uri)
+
+
+@pytest.mark.parametrize("who", [":hunter2@", "me:hunter2@"])
+def test_a_password_in_the_uri_is_refused_and_not_repeated(who):
+    with pytest.raises(ValueError, match="password_env=NAME") as caught:
+        open_store(Guard(), f"redis://{who}host/0")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_password_from_the_environment(monkeypatch):
+    pytest.importorskip("redis")
+    uri = "redis://host/0?password_env=MY_PASSWORD"
+    monkeypatch.delenv("MY_PASSWORD", raising=False)
+    with pytest.raises(ValueError, match=r"MY_PASSWORD .* is not set"):
+        open_store(Guard(), uri)
+    monkeypatch.setenv("MY_PASSWORD", "hunter2")
+    store = open_store(Guard(), uri)
+    assert store._client.connection_pool.connection_kwargs["password"] == "hunter2"
+    store.close()
+
+
+def test_redis_package_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ImportError, match=r'pip install "sk_advdef\[redis\]"'):
+        open_store(Guard(), "redis://host/0")
