@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sk_advdef.attacks._tree_exact import TreeExact
     from sk_advdef.attacks._tree_result import TreeExactResult
     from sk_advdef.concealment._concealed import ConcealedClassifier
+    from sk_advdef.detection._density import DensityDetector
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
     from sk_advdef.detection._squeezing import FeatureSqueezingDetector
@@ -60,6 +61,7 @@ __all__ = [
     "ConcealedClassifier",
     "DDN",
     "DeepFool",
+    "DensityDetector",
     "DetectionCurveDisplay",
     "Diagnosis",
     "DistilledClassifier",
@@ -107,6 +109,7 @@ _LAZY = {
     "ConcealedClassifier": "sk_advdef.concealment._concealed",
     "DDN": "sk_advdef.attacks._ddn",
     "DeepFool": "sk_advdef.attacks._deepfool",
+    "DensityDetector": "sk_advdef.detection._density",
     "DetectionCurveDisplay": "sk_advdef.evaluation._detection_curve",
     "Diagnosis": "sk_advdef.evaluation._diagnosis",
     "DistilledClassifier": "sk_advdef.training._distilled",

@@ -33,6 +33,7 @@ from sk_advdef import (
     BitDepthSqueezer,
     BlurSqueezer,
     ConcealedClassifier,
+    DensityDetector,
     DistilledClassifier,
     Downscaler,
     DropoutUncertaintyDetector,
@@ -312,6 +313,33 @@ INSTANCES = [
         ),
         {"detector__median__window_size": [3, 5]},
         warns=FEW,
+    ),
+    Instance(
+        DensityDetector(contamination=0.1, random_state=0),
+        {
+            "method": ["kernel_density", "mahalanobis"],
+            "bandwidth": ["auto", 0.5],
+        },
+        expected_failures=dict.fromkeys(
+            ("check_outliers_train", "check_outliers_fit_predict"), NO_Y
+        ),
+        data=partial(make_rows, n_samples=100),
+        warns=FEW,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        DensityDetector(
+            frozen_net,
+            method="nearest_neighbors",
+            layers=["layers.0", "layers.1"],
+            contamination=0.2,
+            random_state=0,
+        ),
+        {"layers": [None, "layers.0"], "method": ["relative_mahalanobis"]},
+        own_width=True,
+        data=partial(make_rows, n_samples=200),
+        warns=NAMELESS,
+        scoring=of_a_detector,
     ),
     Instance(
         RejectingClassifier(small_net(), never),

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.base import OutlierMixin
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sk_advdef._base import Stamped
 from sk_advdef._torch._models import is_frozen
@@ -43,6 +43,10 @@ class Detector(OutlierMixin, Stamped):
     def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
         """Learn what the scores need besides the model in ``estimator_``."""
 
+    def _learns(self, X: Any) -> bool:
+        """Whether ``_fit_scores`` learns from rows, also where the model is frozen."""
+        return False
+
     def _raw_scores(self, X: Any) -> np.ndarray:
         """Return the score of each row, higher for more genuine."""
         raise NotImplementedError
@@ -75,7 +79,10 @@ class Detector(OutlierMixin, Stamped):
         seed = seed_from(self.random_state)
         if is_frozen(self.estimator):
             self.estimator_, held = self.estimator, X
-            self._fit_scores(X, y, seed)
+            part = X, y
+            if self._learns(X):
+                part, held = self._set_aside(X, y, seed)
+            self._fit_scores(*part, seed)
         else:
             y = self._labels(
                 X, y, " To watch a model without y, pass FrozenEstimator(fitted_model)."
@@ -90,6 +97,18 @@ class Detector(OutlierMixin, Stamped):
         spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25])))
         self.scale_ = spread if spread > 0 else 1.0
         return self
+
+    def _set_aside(self, X: Any, y: Any, seed: int) -> tuple[Any, Any]:
+        """Return the part to learn from, with labels, and the rows of the threshold.
+
+        The share that ``cv`` holds out is learned from: where the model is fitted
+        already, there is little to learn, and the threshold takes all other rows.
+        """
+        labels = np.zeros(_num_samples(X)) if y is None else y
+        rest, learned = one_split(self, self.cv, X, labels, seed)
+        part = _safe_indexing(X, learned)
+        part_y = None if y is None else _safe_indexing(y, learned)
+        return (part, part_y), _safe_indexing(X, rest)
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
         """Fit, and tell which rows of ``X`` look genuine.
