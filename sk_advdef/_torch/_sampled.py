@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -299,15 +300,20 @@ class SampledNet:
 
 
 class Disagreement(nn.Module):
-    """A statistic of the class probabilities of all sub-networks, for each row.
+    """A statistic of the probabilities, or logits, of all sub-networks, for each row.
 
     With ``seed=None`` every call draws sub-networks of its own.
     """
+
+    #: a call's sub-networks follow from this and its number
+    _drawn_from: tuple[int, ...] = ()
+    _calls = 0
 
     def __init__(
         self,
         view: nn.Module,
         statistic: Callable[[torch.Tensor], torch.Tensor],
+        of_logits: bool = False,
         *,
         n_passes: int,
         seed: int | None,
@@ -315,7 +321,7 @@ class Disagreement(nn.Module):
     ) -> None:
         super().__init__()
         self.before = nn.Identity() if before is None else before
-        self.view, self.statistic = view, statistic
+        self.view, self.statistic, self.of_logits = view, statistic, of_logits
         self.n_passes, self.seed = n_passes, seed
         self._sampled: SampledNet | None = None
 
@@ -324,10 +330,21 @@ class Disagreement(nn.Module):
         x = self.before(x)
         sampled = self._sampled
         if sampled is None or self.seed is None:
-            seed = seed_from(None) if self.seed is None else self.seed
+            self._calls += 1
+            seed = self.seed if self.seed is not None else self._fresh_seed()
             sampled = SampledNet(self.view, x, n_passes=self.n_passes, seed=seed)
             self._sampled = sampled
         return sampled.scores(x)
+
+    def _fresh_seed(self) -> int:
+        if not self._drawn_from:
+            return seed_from(None)
+        sequence = np.random.SeedSequence((*self._drawn_from, self._calls))
+        return int(sequence.generate_state(1)[0] >> 1)
+
+    def draw_anew(self, seed: int) -> None:
+        """Draw other sub-networks at every call from now on, the same for a seed."""
+        self.seed, self._drawn_from, self._calls = None, (seed,), 0
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the statistic looks at, a row each: the scores of all passes."""
@@ -335,5 +352,6 @@ class Disagreement(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the statistic, shape (n_samples,)."""
-        proba = self.scores(x).double().softmax(dim=-1)
-        return self.statistic(proba).to(x.device)
+        scores = self.scores(x).double()
+        given = scores if self.of_logits else scores.softmax(dim=-1)
+        return self.statistic(given).to(x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import is_net
-from sk_advdef._validation import check_number, check_option, seed_from
+from sk_advdef._validation import check_number, check_option, invalid, seed_from
 from sk_advdef.detection._base import Detector
 
 
@@ -45,6 +46,24 @@ def soft_variation_ratio(proba: Any) -> Any:
     return hard.to(proba.dtype) + (soft - soft.detach())
 
 
+def logit_margin(logits: Any) -> Any:
+    """Lead of the second best mean logit over the best: at most 0."""
+    mean = logits.mean(0)
+    if isinstance(mean, np.ndarray):
+        best = np.partition(mean, (-2, -1), axis=-1)
+        return best[..., -2] - best[..., -1]
+    best = mean.topk(2, dim=-1).values
+    return best[..., 1] - best[..., 0]
+
+
+def logit_variance(logits: Any) -> Any:
+    """Variance over the passes of logits less their mean, mean over the classes.
+
+    The mean over the classes, which softmax does not see, is taken out of each pass.
+    """
+    return variance(logits - logits.mean(-1, keepdims=True))
+
+
 def _entropy(proba: Any) -> Any:
     if isinstance(proba, np.ndarray):
         return entr(proba).sum(-1)
@@ -58,6 +77,32 @@ STATISTICS = {
     "mutual_information": mutual_information,
     "variation_ratio": variation_ratio,
 }
+
+#: logits of the same shape -> uncertainty of each row
+LOGIT_STATISTICS = {"logit_margin": logit_margin, "logit_variance": logit_variance}
+
+NAMES = (*STATISTICS, *LOGIT_STATISTICS)
+
+
+def of_passes(logits: Any, names: Iterable[str]) -> Any:
+    """Statistics of the passes of some rows, (n_samples, n_statistics)."""
+    proba = softmax(logits, axis=-1)
+    columns = [
+        STATISTICS[name](proba)
+        if name in STATISTICS
+        else LOGIT_STATISTICS[name](logits)
+        for name in names
+    ]
+    return np.stack(columns, axis=1)
+
+
+def differentiable(name: str) -> tuple[Callable[..., Any], bool]:
+    """Return a statistic with a gradient, and whether it is one of logits."""
+    if name == "variation_ratio":
+        return soft_variation_ratio, False
+    if name in STATISTICS:
+        return STATISTICS[name], False
+    return LOGIT_STATISTICS[name], True
 
 
 class DropoutUncertaintyDetector(Detector):
@@ -77,8 +122,10 @@ class DropoutUncertaintyDetector(Detector):
     n_passes : int, default=50
         Number of sub-networks, at least 2.
     statistic : {"variance", "predictive_entropy", "mutual_information", \
-            "variation_ratio"}, default="variance"
-        Measure of disagreement.
+            "variation_ratio", "logit_margin", "logit_variance"}, default="variance"
+        Measure of disagreement: of class probabilities, or of logits, which still move
+        where the probabilities are as good as sure. "logit_margin" is how far the mean
+        logit of the second best class is ahead of that of the best.
     masks : {"fixed", "fresh"}, default="fixed"
         "fixed" draws the sub-networks once, in ``fit``; "fresh" draws new ones at
         every call, so that scores vary from call to call.
@@ -176,7 +223,7 @@ class DropoutUncertaintyDetector(Detector):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_number(self, "n_passes", self.n_passes, integer=True, low=2)
-        check_option(self, "statistic", self.statistic, STATISTICS)
+        check_option(self, "statistic", self.statistic, NAMES)
         check_option(self, "masks", self.masks, ("fixed", "fresh"))
         if self.estimator is not None and not is_net(self.estimator):
             raise TypeError(
@@ -215,8 +262,8 @@ class DropoutUncertaintyDetector(Detector):
     def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
         self._seed = seed
 
-    def _passes(self, X: Any) -> list[np.ndarray]:
-        """Return class probabilities of all passes, block by block of rows."""
+    def _passes(self, X: Any) -> Iterator[np.ndarray]:
+        """Yield scores of all passes, block by block of rows, in float64."""
         import torch
 
         from sk_advdef._torch._net import locate_net, transformed, view_of_net
@@ -230,18 +277,16 @@ class DropoutUncertaintyDetector(Detector):
             n_passes=self.n_passes,
             seed=self._seed if self.masks == "fixed" else seed_from(None),
         )
-        with torch.inference_mode():
-            return [
-                softmax(
-                    sampled.scores(torch.tensor(X[rows])).cpu().numpy().astype(float),
-                    axis=-1,
-                )
-                for rows in gen_batches(len(X), sampled.rows_at_a_time())
-            ]
+        for rows in gen_batches(len(X), sampled.rows_at_a_time()):
+            with torch.inference_mode():
+                scores = sampled.scores(torch.tensor(X[rows]))
+            yield scores.cpu().numpy().astype(np.float64)
+
+    def _raw_statistics(self, X: Any, names: Iterable[str]) -> np.ndarray:
+        return np.concatenate([of_passes(block, names) for block in self._passes(X)])
 
     def _raw_scores(self, X: Any) -> np.ndarray:
-        statistic = STATISTICS[self.statistic]
-        return -np.concatenate([statistic(proba) for proba in self._passes(X)])
+        return -self._raw_statistics(X, [self.statistic])[:, 0]
 
     def _as_score_module(self) -> Any:
         from torch import nn
@@ -252,12 +297,9 @@ class DropoutUncertaintyDetector(Detector):
 
         check_is_fitted(self)
         before, net, n_classes = locate_net(self.estimator_)
-        statistic = STATISTICS[self.statistic]
-        if self.statistic == "variation_ratio":
-            statistic = soft_variation_ratio
         return Disagreement(
             view_of_net(net, n_classes),
-            statistic,
+            *differentiable(self.statistic),
             n_passes=self.n_passes,
             seed=self._seed if self.masks == "fixed" else None,
             before=nn.Sequential(*(build(step, "transform") for step in before)),
@@ -274,10 +316,33 @@ class DropoutUncertaintyDetector(Detector):
         Returns
         -------
         uncertainty : ndarray of float64 of shape (n_samples,)
-            The chosen statistic, at least 0 up to rounding.
+            The chosen statistic, at least 0 up to rounding ("logit_margin": at most 0).
         """
         check_is_fitted(self)
         return -self.score_samples(X)
+
+    def statistics(self, X: Any, names: Sequence[str] | None = None) -> np.ndarray:
+        """Return several statistics of the same passes, for the price of one.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+        names : sequence of str or None, default=None
+            Statistics, as for the parameter ``statistic``; None for all of them.
+
+        Returns
+        -------
+        statistics : ndarray of float64 of shape (n_samples, n_statistics)
+            A column for each name, higher for more uncertain.
+        """
+        check_is_fitted(self)
+        names = NAMES if names is None else names
+        if isinstance(names, str) or not names:
+            raise invalid(self, "names", "a list of statistics, not empty", names)
+        for name in names:
+            check_option(self, "names", name, NAMES)
+        return self._raw_statistics(self._rows(X), names)
 
     def mean_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities, mean over the sub-networks.
@@ -293,4 +358,5 @@ class DropoutUncertaintyDetector(Detector):
             Rows sum to one; columns as in ``estimator_.classes_``.
         """
         check_is_fitted(self)
-        return np.concatenate([proba.mean(0) for proba in self._passes(self._rows(X))])
+        passes = self._passes(self._rows(X))
+        return np.concatenate([softmax(block, axis=-1).mean(0) for block in passes])

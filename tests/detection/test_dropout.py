@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,8 +22,17 @@ from sk_advdef import (
     DropoutUncertaintyDetector,
     as_score_module,
 )
+from sk_advdef._torch import _sampled
 from sk_advdef._torch._net import NetClassifier
-from sk_advdef.detection._dropout import STATISTICS, soft_variation_ratio
+from sk_advdef.detection import _dropout
+from sk_advdef.detection._dropout import (
+    LOGIT_STATISTICS,
+    NAMES,
+    STATISTICS,
+    logit_margin,
+    logit_variance,
+    soft_variation_ratio,
+)
 from tests._instances import make_rows, small_net
 from tests._torch._cases import make_net
 
@@ -64,7 +74,66 @@ def test_statistics():
         np.testing.assert_allclose(statistic(sure), 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
+def test_statistics_of_logits():
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(20, 30, 4))
+    best = np.sort(logits.mean(axis=0), axis=1)
+    centered = logits - logits.mean(axis=2, keepdims=True)
+    expected = {
+        "logit_margin": best[:, -2] - best[:, -1],
+        "logit_variance": centered.var(axis=0).mean(axis=1),
+    }
+    assert expected.keys() == LOGIT_STATISTICS.keys()
+    shift = 100 * rng.normal(size=(20, 30, 1))
+    for name, statistic in LOGIT_STATISTICS.items():
+        np.testing.assert_allclose(statistic(logits), expected[name], atol=1e-12)
+        # what softmax does not see is not seen
+        np.testing.assert_allclose(statistic(logits + shift), expected[name])
+        tensor = torch.tensor(logits, requires_grad=True)
+        found = statistic(tensor)
+        np.testing.assert_allclose(found.detach(), expected[name], atol=1e-12)
+        assert (torch.autograd.grad(found.sum(), tensor)[0] != 0).any(dim=0).any()
+    agreed = np.tile(logits[:1], (5, 1, 1))
+    np.testing.assert_allclose(logit_variance(agreed), 0, atol=1e-12)
+    # where all probabilities are as good as sure, logits still tell
+    sure, surer = (np.array([[[s, 0.0]]]) for s in (50.0, 90.0))
+    assert logit_margin(surer) < logit_margin(sure) < 0
+
+
+def test_several_statistics_of_the_same_passes(detector):
+    counted = []
+    passes = detector._passes
+    detector = copy.copy(detector)
+    detector._passes = lambda X: counted.append(len(X)) or passes(X)
+    found = detector.statistics(X)
+    assert counted == [len(X)] and found.shape == (len(X), len(NAMES))
+    for name, column in zip(NAMES, found.T, strict=True):
+        alone = copy.copy(detector).set_params(statistic=name)
+        np.testing.assert_array_equal(column, alone.uncertainty(X))
+    two = detector.statistics(X[:5], ["logit_margin", "variance"])
+    np.testing.assert_allclose(two, found[:5][:, [4, 0]], rtol=1e-5)
+    for bad in ([], "variance", ["std"]):
+        with pytest.raises(ValueError, match="'names' parameter of Dropout"):
+            detector.statistics(X, bad)
+
+
+def test_memory_does_not_grow_with_the_passes_of_all_rows(detector, monkeypatch):
+    """Passes of one block of rows at a time are held."""
+    alive = []
+
+    def watched(logits, names):
+        alive.append(weakref.ref(logits))
+        assert sum(ref() is not None for ref in alive) <= 2
+        return of_passes(logits, names)
+
+    of_passes = _dropout.of_passes
+    monkeypatch.setattr(_dropout, "of_passes", watched)
+    monkeypatch.setattr(_sampled, "CELLS_AT_A_TIME", 1)
+    detector.score_samples(X)
+    assert len(alive) == len(X) / 8
+
+
+@pytest.mark.parametrize("statistic", NAMES)
 def test_the_view_of_suspicion(statistic, detector):
     pipe = make_pipeline(StandardScaler(), small_net(max_epochs=5))
     found = make(pipe, statistic=statistic, contamination=0.2).fit(X, y)
@@ -93,7 +162,8 @@ def test_fixed_masks_repeat(detector, global_generators):
     assert scores.dtype == np.float64 and scores.shape == (len(X),)
     tolerance = {"rtol": 1e-5, "atol": 1e-7}
     np.testing.assert_array_equal(detector.score_samples(X), scores)
-    np.testing.assert_allclose(detector.score_samples(X[::-1]), scores[::-1])
+    backwards = detector.score_samples(X[::-1])
+    np.testing.assert_allclose(backwards, scores[::-1], **tolerance)
     for rows in (slice(0, 1), slice(7, 10), slice(50, 51)):
         np.testing.assert_allclose(
             detector.score_samples(X[rows]), scores[rows], **tolerance
