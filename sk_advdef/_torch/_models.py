@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -94,6 +95,29 @@ def rejection_of(estimator: Any) -> tuple[Any, Any] | None:
     if hasattr(estimator, "_behind"):  # concealment is looked through
         return rejection_of(estimator._behind())
     return None
+
+
+def with_detector(estimator: Any, detector: Any) -> Any:
+    """Copy a fitted estimator that rejects, with another detector in it."""
+    model = copy.copy(unfrozen(estimator))
+    if isinstance(model, Pipeline):
+        name, last = model.steps[-1]
+        model.steps = [*model.steps[:-1], (name, with_detector(last, detector))]
+    elif hasattr(model, "_behind"):
+        return with_detector(model._behind(), detector)
+    else:
+        model.detector_ = detector
+    return model
+
+
+def sampling_detector(estimator: Any) -> Any:
+    """Return the detector that rejects by sub-networks drawn once, or None."""
+    rejects = rejection_of(estimator)
+    detector = None if rejects is None else rejects[1]
+    while isinstance(detector, Behind):
+        detector = detector.detector
+    detector = unfrozen(detector)
+    return detector if getattr(detector, "masks", None) == "fixed" else None
 
 
 class Behind:

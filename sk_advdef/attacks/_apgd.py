@@ -37,7 +37,7 @@ class APGD(Attack):
 
     Parameters
     ----------
-    eps : float or array of floats that fits one sample
+    eps : float, array of floats that fits one sample, or None
         Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
         a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
     steps : int, default=100
@@ -67,6 +67,10 @@ class APGD(Attack):
         taken for adversarial or rejected (an attack on availability).
     batch_size : int, default=512
         Number of rows that go through the model at a time.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Either it or ``eps`` says how far features
+        move: ``eps=None`` is for a space that does. Where it brings bounds, they take
+        the place of ``bounds``.
 
     See Also
     --------
@@ -114,6 +118,7 @@ class APGD(Attack):
         n_target_classes: int = 9,
         goal: str = "fool",
         batch_size: int = 512,
+        space: Any = None,
     ) -> None:
         self.eps = eps
         self.steps = steps
@@ -127,6 +132,7 @@ class APGD(Attack):
         self.n_target_classes = n_target_classes
         self.goal = goal
         self.batch_size = batch_size
+        self.space = space
 
     def _plan(self, problem: Problem) -> Plan:
         from sk_advdef.attacks._ahead import view_of
@@ -222,7 +228,7 @@ class APGD(Attack):
 
         from sk_advdef.attacks._ahead import wanted_columns
         from sk_advdef.attacks._apgd_steps import aim_at, apgd
-        from sk_advdef.attacks._gradient import Ball
+        from sk_advdef.attacks._gradient import Ball, Snap
 
         arrays = (problem.X, problem.lower, problem.upper)
         center, lower, upper = (torch.tensor(a[rows]) for a in arrays)
@@ -245,5 +251,6 @@ class APGD(Attack):
             steps=plan.steps,
             rho=plan.rho,
             early_stop=early_stop,
+            snap=None if problem.rules is None else Snap(problem, rows),
         )
         return [t.numpy() for t in (found, lead, passes + looked)]

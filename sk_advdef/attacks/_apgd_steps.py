@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sk_advdef.attacks._ahead import among, log_odds, margin, rows_like
-from sk_advdef.attacks._gradient import Ball
+from sk_advdef.attacks._gradient import Ball, Snap
 
 
 def loss_of(
@@ -60,12 +60,15 @@ def apgd(
     steps: int,
     rho: float,
     early_stop: bool,
+    snap: Snap | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Climb with momentum; where it no longer pays, halve the step and go back.
 
     Return the iterate with the best margin, that margin, and passes, a row each. With
-    ``early_stop`` a row leaves the batch when it succeeds.
+    ``early_stop`` a row leaves the batch when it succeeds. With ``snap`` what is
+    evaluated and returned is what it makes of the point that climbs.
     """
+    gain: torch.Tensor | None = None
     best, best_ahead = x.clone(), torch.full((len(x),), -torch.inf, dtype=torch.float64)
     passes = torch.zeros(len(x), dtype=torch.int64)
     rows = torch.arange(len(x))
@@ -77,18 +80,22 @@ def apgd(
     halved = torch.zeros(len(x), dtype=torch.bool)
     checked, check_at = 0, checkpoints(steps)
     for step in range(steps + 1):
-        x = x.detach().requires_grad_()
-        scores = view(x)
+        x = x.detach()
+        point = x.clone() if snap is None else snap(x, rows, gain)
+        scores = view(point.requires_grad_())
         passes[rows] += 1
         ahead = margin(scores.detach(), wanted[rows]).double()
         better = ahead > best_ahead[rows]
-        best[rows[better]] = x.detach()[better]
+        best[rows[better]] = point.detach()[better]
         best_ahead[rows[better]] = ahead[better]
         if step == steps:
             break
         value = loss_of(loss, scores, wanted[rows], aim[rows])
-        grad = torch.autograd.grad(value.sum(), x)[0]
-        x, value = x.detach(), value.detach().double()
+        grad = torch.autograd.grad(value.sum(), point)[0]
+        value = value.detach().double()
+        if snap is not None:
+            grad = snap.pull(grad)
+            gain = snap.worth(grad, gain)
 
         rises = rises + (value > f)
         f = value
@@ -116,6 +123,7 @@ def apgd(
             x, x_before, x_max = x[left], x_before[left], x_max[left]
             f, f_max, f_max_then = f[left], f_max[left], f_max_then[left]
             grad, grad_max, eta = grad[left], grad_max[left], eta[left]
+            gain = None if gain is None else gain[left]
             rises, halved = rises[left], halved[left]
             if not len(rows):
                 break

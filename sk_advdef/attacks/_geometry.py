@@ -87,7 +87,8 @@ def _rounded(values: np.ndarray, dtype: np.dtype, *, up: bool) -> np.ndarray:
 
 def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
     """Norm of each row of changes, float64."""
-    flat = np.asarray(delta, dtype=np.float64).reshape(len(delta), -1)
+    width = int(np.prod(delta.shape[1:]))
+    flat = np.asarray(delta, dtype=np.float64).reshape(len(delta), width)
     if norm == "linf":
         return np.abs(flat).max(axis=1, initial=0)
     if norm == "l0":

@@ -137,6 +137,12 @@ class Snap:
         """Give gradients of dependent features to what they depend on."""
         return self.problem.rules.pull(grad)
 
+    @staticmethod
+    def worth(grad: torch.Tensor, gain: torch.Tensor | None) -> torch.Tensor:
+        """Return what a rise of each feature is worth, by all steps so far."""
+        fresh = torch.nan_to_num(grad / grad.abs().amax(dim=1, keepdim=True))
+        return fresh if gain is None else fresh + gain / 2
+
 
 def ascend(
     view: Callable[[torch.Tensor], torch.Tensor],
@@ -182,9 +188,7 @@ def ascend(
         grad = climb_direction(value, point)
         if snap is not None:
             grad = snap.pull(grad)
-            peak = grad.abs().amax(dim=1, keepdim=True)
-            fresh = torch.nan_to_num(grad / peak)
-            gain = fresh if gain is None else fresh + gain / 2
+            gain = snap.worth(grad, gain)
         x = x.detach()
         if early_stop:
             left = rank <= 0

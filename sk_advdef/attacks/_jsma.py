@@ -37,6 +37,10 @@ class JSMA(MinimalAttack):
         taken for adversarial or rejected (an attack on availability).
     batch_size : int, default=512
         Number of rows that go through the model at a time.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Its eps, where it has one, is how far a
+        feature may move at most; where it brings bounds, they take the place of
+        ``bounds``.
 
     See Also
     --------
@@ -48,7 +52,9 @@ class JSMA(MinimalAttack):
     classes together, each by its probability, rather than at one drawn beforehand. The
     gradient is taken of the log-odds, which points the same way and does not vanish
     where the model is sure. A row that is not fooled is returned unchanged. Of an
-    estimator that rejects, "rejected" is one more class that does not count.
+    estimator that rejects, "rejected" is one more class that does not count; beside it
+    wrong classes of growing confidence are tried, which ignore the detector, and the
+    change of fewest features that is accepted is kept.
 
     References
     ----------
@@ -84,6 +90,7 @@ class JSMA(MinimalAttack):
         targeted: bool = False,
         goal: str = "fool",
         batch_size: int = 512,
+        space: Any = None,
     ) -> None:
         self.theta = theta
         self.gamma = gamma
@@ -91,6 +98,7 @@ class JSMA(MinimalAttack):
         self.targeted = targeted
         self.goal = goal
         self.batch_size = batch_size
+        self.space = space
 
     def _check(self, problem: Problem) -> None:
         check_number(self, "theta", self.theta)

@@ -9,12 +9,18 @@ from sklearn.utils import gen_batches
 
 from sk_advdef._validation import check_number
 from sk_advdef.attacks._base import Attack, Problem
+from sk_advdef.attacks._geometry import lengths, relative
 
 #: By how much the wrong class must lead in the view, one try after the other, for rows
 #: that the view takes for fooled and ``predict`` does not.
 LEADS = (0.0, 0.5, 2.0, 8.0)
-#: How far such a row is first taken on along its own change.
+#: Leads over the other classes alone, with which a detector is to be passed: rows that
+#: are wrong for sure look genuine to many.
+CONFIDENCES = (0.0, 1.0, 4.0, 12.0)
+#: How far such a row is first taken on along its own change, and how far where a space
+#: takes back what falls short of a whole number or another category.
 STRETCHES = (1.0001, 1.002, 1.01, 1.05, 1.2)
+WIDE_STRETCHES = (*STRETCHES, 1.5, 2.0, 4.0)
 #: Halvings of the part of a change that is known to be enough.
 HALVINGS = 10
 
@@ -28,6 +34,49 @@ class Batch(NamedTuple):
     wanted: Any
 
 
+class _Found:
+    """The shortest change of each row that fools ``predict``, and what it took."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        n = len(problem.X)
+        self.values = problem.X.copy()
+        self.length = np.full(n, np.inf)
+        self.n_queries = np.ones(n, dtype=np.int64)
+
+    @property
+    def fooled(self) -> np.ndarray:
+        """Which rows have a change that fools."""
+        return np.isfinite(self.length)
+
+    def keep(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Keep changes that are shorter than what rows have."""
+        delta = values.astype(np.float64) - self.problem.X[rows]
+        length = lengths(delta, self.problem.norm)
+        shorter = length < self.length[rows]
+        self.values[rows[shorter]] = values[shorter]
+        self.length[rows[shorter]] = length[shorter]
+
+
+def _settled(problem: Problem, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Settle; of two categories alike, and of too many changes, the moved ones stay."""
+    if problem.rules is None:
+        return problem.settle(values, rows)
+    moved = np.sign(values.astype(np.float64) - problem.X[rows])
+    return problem.settle(values, rows, relative(moved, problem.rules.reach))
+
+
+class _Chained:
+    """A view of rows whose dependent features hold what does not depend on others."""
+
+    def __init__(self, view: Any, matrix: Any) -> None:
+        self.view, self.matrix = view, matrix
+
+    def __call__(self, x: Any) -> Any:
+        """Return the view's scores of the rows with their features in place."""
+        return self.view(x + x @ self.matrix.to(x.dtype))
+
+
 class MinimalAttack(Attack):
     """The smallest change that fools the estimator's own ``predict``.
 
@@ -37,6 +86,7 @@ class MinimalAttack(Attack):
     """
 
     batch_size: int
+    space: Any
     norm: str
     _eps_optional = True
 
@@ -67,34 +117,46 @@ class MinimalAttack(Attack):
         from sk_advdef.attacks._ahead import view_of
 
         self._check(problem)
-        batch_size = check_number(
-            self, "batch_size", self.batch_size, integer=True, low=1
-        )
+        check_number(self, "batch_size", self.batch_size, integer=True, low=1)
+        search = _Found(problem)
         view, genuine = view_of(problem)
-        values = problem.X.copy()
-        fooled = np.zeros(len(values), dtype=bool)
-        n_queries = np.ones(len(values), dtype=np.int64)
         left = rows
         for lead in LEADS:
-            if not len(left):
-                break
-            parts = [
-                self._find_batch(problem, view, genuine, left[batch], lead)
-                for batch in gen_batches(len(left), batch_size)
-            ]
-            found, hit, passes = map(np.concatenate, zip(*parts, strict=True))
-            n_queries[left] += passes
-            left, found = left[hit], found[hit]
-            found, confirmed, tries = self._confirm(problem, found, left)
-            n_queries[left] += tries
-            values[left[confirmed]] = found[confirmed]
-            fooled[left] = confirmed
-            left = left[~confirmed]
+            left = self._try(search, view, genuine, left, lead)
+        if problem.detector is not None and not problem.reject:
+            from sk_advdef._torch._registry import as_module
+
+            view = as_module(problem.model)
+            for lead in CONFIDENCES:
+                self._try(search, view, problem.genuine, rows, lead)
+        return search.values[rows], search.fooled[rows], search.n_queries[rows]
+
+    def _try(
+        self,
+        search: _Found,
+        view: Any,
+        genuine: np.ndarray,
+        rows: np.ndarray,
+        lead: Any,
+    ) -> np.ndarray:
+        """Search with one lead; return rows that fool the view and not ``predict``."""
+        if not len(rows):
+            return rows
+        parts = [
+            self._find_batch(search.problem, view, genuine, rows[batch], lead)
+            for batch in gen_batches(len(rows), self.batch_size)
+        ]
+        found, hit, passes = map(np.concatenate, zip(*parts, strict=True))
+        search.n_queries[rows] += passes
+        rows, found = rows[hit], found[hit]
+        found, confirmed, tries = self._confirm(search.problem, found, rows)
+        search.n_queries[rows] += tries
+        done, found = rows[confirmed], found[confirmed]
         if self._pulls_back():
-            done = rows[fooled[rows]]
-            values[done] = self._pull_back(problem, values[done], done)
-            n_queries[done] += HALVINGS
-        return values[rows], fooled[rows], n_queries[rows]
+            found = self._pull_back(search.problem, found, done)
+            search.n_queries[done] += HALVINGS
+        search.keep(found, done)
+        return rows[~confirmed]
 
     def _find_batch(
         self,
@@ -109,12 +171,15 @@ class MinimalAttack(Attack):
         from sk_advdef.attacks._ahead import wanted_columns
 
         wanted = wanted_columns(problem, rows, genuine)
-        arrays = (problem.X, problem.lower, problem.upper)
-        start, lower, upper = (torch.tensor(a[rows]) for a in arrays)
+        arrays = [a[rows] for a in (problem.X, problem.lower, problem.upper)]
+        if problem.rules is not None:
+            matrix, arrays = problem.rules.unchained(*arrays)
+            view = _Chained(view, torch.from_numpy(matrix))
+        start, lower, upper = map(torch.tensor, arrays)
         batch = Batch(start, lower, upper, wanted)
         found = self._find(view, batch, lead)
         values, hit, passes = (t.detach().numpy() for t in found)
-        return problem.settle(values, rows), hit, passes
+        return _settled(problem, values, rows), hit, passes
 
     def _confirm(
         self, problem: Problem, found: np.ndarray, rows: np.ndarray
@@ -124,14 +189,17 @@ class MinimalAttack(Attack):
         tries = np.zeros(len(rows), dtype=np.int64)
         confirmed = np.zeros(len(rows), dtype=bool)
         delta = found - start
-        for stretch in (1.0, *STRETCHES) if self._pulls_back() else (1.0,):
+        stretches: tuple[float, ...] = STRETCHES if self._pulls_back() else ()
+        if problem.rules is not None:
+            stretches = WIDE_STRETCHES
+        for stretch in (1.0, *stretches):
             open_ = np.flatnonzero(~confirmed)
             if not len(open_):
                 break
             further = found[open_]
             if stretch > 1:
                 further = start[open_] + stretch * delta[open_]
-                further = problem.settle(further, rows[open_])
+                further = _settled(problem, further, rows[open_])
             confirmed[open_] = problem.is_fooled(further, rows[open_])
             tries[open_] += 1
             found[open_] = further

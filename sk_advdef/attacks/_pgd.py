@@ -14,6 +14,7 @@ from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._geometry import random_in_ball
 
 LOSSES = ("ce", "margin")
+MASKS = ("own", "fresh")
 
 
 class Climb(NamedTuple):
@@ -32,6 +33,7 @@ class GradientAttack(Attack):
 
     loss: str
     batch_size: int
+    masks = "own"
 
     def _climb(self, problem: Problem) -> Climb:
         raise NotImplementedError
@@ -83,6 +85,10 @@ class GradientAttack(Attack):
 
         detector = problem.detector
         suspicion = as_score_module(detector)
+        if check_option(self, "masks", self.masks, MASKS) == "fresh":
+            for part in suspicion.modules():
+                if hasattr(part, "draw_anew"):
+                    part.draw_anew(self._climb(problem).seed)
         threshold = float(detector.offset_), float(detector.scale_)
         if problem.reject:
             return [RejectedGoal(suspicion, *threshold)]
@@ -209,6 +215,10 @@ class PGD(GradientAttack):
         What may be changed in tabular data. Either it or ``eps`` says how far features
         move: ``eps=None`` is for a space that does. Where it brings bounds, they take
         the place of ``bounds``.
+    masks : {"own", "fresh"}, default="own"
+        The sub-networks through which the suspicion of a detector by dropout is
+        lowered: those that it holds, or fresh ones at every step, for an attacker who
+        does not know them.
 
     See Also
     --------
@@ -250,6 +260,7 @@ class PGD(GradientAttack):
         goal: str = "fool",
         batch_size: int = 512,
         space: Any = None,
+        masks: str = "own",
     ) -> None:
         self.eps = eps
         self.steps = steps
@@ -265,6 +276,7 @@ class PGD(GradientAttack):
         self.goal = goal
         self.batch_size = batch_size
         self.space = space
+        self.masks = masks
 
     def _climb(self, problem: Problem) -> Climb:
         steps = check_number(self, "steps", self.steps, integer=True, low=1)

@@ -38,6 +38,10 @@ class SigmaZero(MinimalAttack):
         taken for adversarial or rejected (an attack on availability).
     batch_size : int, default=512
         Number of rows that go through the model at a time.
+    space : FeatureSpace or None, default=None
+        What may be changed in tabular data. Its eps, where it has one, is how far a
+        feature may move at most; where it brings bounds, they take the place of
+        ``bounds``.
 
     See Also
     --------
@@ -48,6 +52,8 @@ class SigmaZero(MinimalAttack):
     A row that is not fooled is returned unchanged. Of an estimator that rejects,
     "rejected" is one more class that does not count; where that is not enough, the
     wrong class is asked to lead by more and more.
+    Beside it wrong classes of growing confidence are tried, which ignore the detector;
+    the shortest change that is accepted is kept.
 
     References
     ----------
@@ -85,6 +91,7 @@ class SigmaZero(MinimalAttack):
         targeted: bool = False,
         goal: str = "fool",
         batch_size: int = 512,
+        space: Any = None,
     ) -> None:
         self.steps = steps
         self.sigma = sigma
@@ -94,6 +101,7 @@ class SigmaZero(MinimalAttack):
         self.targeted = targeted
         self.goal = goal
         self.batch_size = batch_size
+        self.space = space
 
     def _check(self, problem: Problem) -> None:
         check_number(self, "steps", self.steps, integer=True, low=1)

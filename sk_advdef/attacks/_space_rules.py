@@ -333,6 +333,22 @@ class Rules:
                 break
         return found
 
+    def unchained(
+        self, X: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return a matrix, and rows and limits in which nothing depends on others.
+
+        A dependent feature holds its value less what its sources give it, and stays;
+        ``rows + rows @ matrix`` puts it back.
+        """
+        matrix = np.zeros((X.shape[1],) * 2)
+        for at, sources, weights in self.relations:
+            matrix[sources, at] += weights
+        part = X - X.astype(np.float64) @ matrix
+        return matrix, [
+            np.where(self.follows, part, a).astype(X.dtype) for a in (X, lower, upper)
+        ]
+
     def pull(self, grad: Any) -> Any:
         """Give the gradient of dependent features to what they depend on, in place."""
         for at, sources, weights in self.relations:

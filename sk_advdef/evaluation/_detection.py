@@ -20,6 +20,7 @@ from sk_advdef._torch._models import (
     predict,
     rejection_of,
     unfrozen,
+    with_detector,
 )
 from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, check_option
@@ -260,7 +261,8 @@ def _error_at(
     assert rejects is not None
     scores = np.sort(rejects[1].score_samples(X))
     detector.offset_ = float(scores[math.floor(level * len(scores) * (1 + 1e-12))])
-    return 1 - float(held_rows(_with(estimator, detector), X, y, attacks).mean())
+    moved = with_detector(estimator, detector)
+    return 1 - float(held_rows(moved, X, y, attacks).mean())
 
 
 def _watched(detector: Any) -> Any:
@@ -270,17 +272,6 @@ def _watched(detector: Any) -> Any:
         name, last = detector.steps[-1]
         return Pipeline([*detector.steps[:-1], (name, _watched(last))])
     return detector.estimator_
-
-
-def _with(estimator: Any, detector: Any) -> Any:
-    """Copy a fitted estimator that rejects, with another detector in it."""
-    model = copy.copy(unfrozen(estimator))
-    if hasattr(model, "steps"):
-        name, last = model.steps[-1]
-        model.steps = [*model.steps[:-1], (name, _with(last, detector))]
-    else:
-        model.detector_ = detector
-    return model
 
 
 def detection_figures(

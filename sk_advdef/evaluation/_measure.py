@@ -14,8 +14,10 @@ from sk_advdef._torch._models import (
     last_step,
     predict,
     rejection_of,
+    sampling_detector,
     torch_generators_kept,
     unfrozen,
+    with_detector,
 )
 from sk_advdef._torch._registry import as_module, as_score_module
 from sk_advdef.attacks._base import Problem, Table, margin_of
@@ -102,15 +104,12 @@ def changed_by_company(estimator: Any, X: Any, answers: np.ndarray) -> float:
 
 def changed_by_masks(subject: Subject) -> float | None:
     """Share of answers that change with other masks; None where there are none."""
-    estimator = unfrozen(subject.estimator)
-    detector = subject.problem.detector
-    if getattr(detector, "masks", None) != "fixed" or not hasattr(detector, "_seed"):
+    detector = sampling_detector(subject.estimator)
+    if detector is None:
         return None
-    if not hasattr(estimator, "detector_"):
-        return None
-    redrawn, other = copy.copy(estimator), copy.copy(detector)
+    other = copy.copy(detector)
     other._seed = subject.seed
-    redrawn.detector_ = other
+    redrawn = with_detector(subject.estimator, other)
     with torch_generators_kept():
         return float((predict(redrawn, subject.X) != subject.answers).mean())
 

@@ -15,6 +15,7 @@ from sk_advdef._torch._models import (
     has_scores,
     predict,
     rejection_of,
+    sampling_detector,
     torch_generators_kept,
     unfrozen,
 )
@@ -22,6 +23,7 @@ from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.attacks._apgd import APGD
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._ddn import DDN
 from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._noise import Noise
 from sk_advdef.attacks._pgd import PGD
@@ -79,10 +81,10 @@ def evaluate_robustness(
     """Attack a fitted estimator by everything at hand, and report.
 
     By default: noise of the same size; rows made on an undefended baseline; PGD and
-    APGD through the whole estimator where it has a differentiable view; RandomSearch,
-    or HopSkipJump where there are labels only; and TreeExact for trees. Every attack is
-    run on every row that is right, and the worst case is
-    taken row by row.
+    APGD through the whole estimator where it has a differentiable view, and where it
+    rejects by dropout, PGD through fresh masks too; RandomSearch, or HopSkipJump where
+    there are labels only; and TreeExact for trees. Every attack is run on every row
+    that is right, and the worst case is taken row by row.
 
     Parameters
     ----------
@@ -100,8 +102,7 @@ def evaluate_robustness(
     attacks : attack, list of attacks, dict of str to attack, or None, default=None
         What to run in the place of the default.
     space : FeatureSpace or None, default=None
-        What may be changed in tabular data, for the default attacks. APGD, which knows
-        no space, is left out then.
+        What may be changed in tabular data, for the default attacks.
     baseline : classifier or None, default=None
         A fitted undefended model, for the attacker who ignores the defence. None takes
         the model inside a RejectingClassifier or the teacher of a DistilledClassifier.
@@ -279,12 +280,16 @@ def _default_trials(
             Trial(f"PGD ({loss})", "all", PGD(eps, loss=loss, **common), estimator)
             for loss in ("ce", "margin")
         ]
-        if common["space"] is None and rejection_of(estimator) is None:
-            plain = {k: v for k, v in common.items() if k != "space"}
+        if rejection_of(estimator) is None:
             trials += [
-                Trial(f"APGD ({loss})", "all", APGD(eps, loss=loss, **plain), estimator)
+                Trial(
+                    f"APGD ({loss})", "all", APGD(eps, loss=loss, **common), estimator
+                )
                 for loss in ("ce", "dlr")
             ]
+        if sampling_detector(estimator) is not None:
+            other = PGD(eps, loss="margin", masks="fresh", **common)
+            trials.append(Trial("PGD, fresh masks", "all but masks", other, estimator))
     else:
         name = type(missing_view(estimator)).__name__
         not_tried.append(
@@ -296,16 +301,10 @@ def _default_trials(
         trials.append(
             Trial("RandomSearch", "scores", RandomSearch(eps, **common), estimator)
         )
-    elif common["space"] is None:
-        plain = {k: v for k, v in common.items() if k != "space"}
-        asking = HopSkipJump(eps=eps, norm="linf", max_queries=1000, **plain)
+    else:
+        asking = HopSkipJump(eps=eps, norm="linf", max_queries=1000, **common)
         trials.append(Trial("HopSkipJump", "labels", asking, estimator))
         not_tried.append("RandomSearch: the estimator gives no scores.")
-    else:
-        not_tried.append(
-            "attacks that only ask: the estimator gives no scores, and HopSkipJump "
-            "knows no space."
-        )
     if is_trees(estimator):
         exact = TreeExact(eps, bounds=common["bounds"], space=common["space"])
         trials.append(Trial("TreeExact", "all", exact, estimator))
@@ -389,7 +388,7 @@ def _attack_rows(
     if len(rows):
         result = trial.attack.run(trial.model, _safe_indexing(X, rows), y[rows])
         fooled = result.fooled
-        if trial.knows == "the undefended model":
+        if trial.model is not estimator:
             with torch_generators_kept():
                 answers = predict(estimator, result.X_adv)
             fooled = (answers != y[rows]) & np.isin(
@@ -463,4 +462,12 @@ def _rejection(
                 left = left[~result.fooled]
             pushed[f"{share:g} eps"] = 1 - len(left) / len(rows)
         figures["right rows that can be pushed into rejection within"] = pushed
+    if has_view(estimator) and len(rows):
+        attack = DDN(goal="reject", bounds=bounds)
+        result = attack.run(estimator, _safe_indexing(X, rows), y[rows])
+        smallest = np.where(result.fooled, result.distortion, np.inf)
+        figures["smallest change (L2) that gets a right row rejected"] = {
+            f"{share:.0%} of rows": float(np.quantile(smallest, share, method="higher"))
+            for share in (0.1, 0.5)
+        }
     return figures

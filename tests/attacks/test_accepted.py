@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.base import OutlierMixin
+from sklearn.base import OutlierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -357,3 +357,20 @@ def test_a_detector_without_gradient(guarded):
         model, rows, labels
     )
     assert result.fooled.mean() > 0.5 and (result.X_adv[result.fooled, 0] <= 1).all()
+
+
+def test_fresh_masks(reader, digits):
+    """One who does not know the sub-networks lowers what others find suspicious."""
+    Z = digits.X.astype(np.float32)
+    attack = clone(WIDE).set_params(masks="fresh", loss="margin", steps=15)
+    result = attack.run(reader, Z, digits.y)
+    answers = reader.predict(result.X_adv)
+    taken = (answers != digits.y) & (answers != -1)
+    np.testing.assert_array_equal(result.fooled, taken)
+    assert taken.mean() > 0.5
+    again = attack.run(reader, Z, digits.y)
+    np.testing.assert_array_equal(again.X_adv, result.X_adv)
+    own = clone(attack).set_params(masks="own").run(reader, Z, digits.y)
+    assert (own.X_adv != result.X_adv).any()
+    with pytest.raises(ValueError, match="'masks' parameter of PGD"):
+        clone(attack).set_params(masks="none").run(reader, Z, digits.y)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import OutlierMixin, clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +26,7 @@ from sk_advdef import (
     as_module,
 )
 from sk_advdef._torch import _registry
+from sk_advdef.attacks import _minimal
 from sk_advdef.attacks._minimal import HALVINGS
 from tests.attacks.common import fitted, net
 from tests.attacks.test_common import Normed, linear_model
@@ -481,6 +482,52 @@ def test_wrong_and_accepted(attack, rejecting, digits):
     assert result.fooled.mean() > (passed & alone.fooled).mean()
     if isinstance(attack, DDN):
         assert result.fooled.mean() > 0.9
+
+
+class Doubting(OutlierMixin):
+    """Flags what the net is not sure of, by a step that shows no gradient."""
+
+    offset_, scale_ = -0.1, 1.0
+
+    def __init__(self, net):
+        self.net = net
+
+    def score_samples(self, X):
+        return -(self.net.predict_proba(X).max(axis=1) < 0.95).astype(float)
+
+    def decision_function(self, X):
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def _as_score_module(self):
+        view = as_module(self.net)
+
+        class Doubt(nn.Module):
+            def forward(self, x):
+                return (view(x).softmax(dim=1).amax(dim=1) < 0.95).to(x.dtype)
+
+        return Doubt()
+
+
+def test_confidence_leads_past_a_detector_without_gradient(mlp, digits, monkeypatch):
+    X, y = digits.X.astype(np.float32)[:40], digits.y[:40]
+    model = FrozenEstimator(mlp)
+    model = RejectingClassifier(model, FrozenEstimator(Doubting(mlp))).fit(X, y)
+    swept = DDN().run(model, X, y)
+    answers = model.predict(swept.X_adv)
+    taken = (answers != y) & (answers != model.reject_label_)
+    np.testing.assert_array_equal(swept.fooled, taken)
+    assert taken.mean() > 0.9
+    monkeypatch.setattr(_minimal, "CONFIDENCES", ())
+    joint = DDN().run(model, X, y)
+    assert (swept.fooled | ~joint.fooled).all()
+    both = joint.fooled
+    assert (swept.distortion[both] <= joint.distortion[both] + 1e-6).all()
+    assert swept.fooled.sum() > joint.fooled.sum() or (
+        swept.distortion[both].sum() < joint.distortion[both].sum()
+    )
 
 
 @pytest.mark.parametrize("attack", [DDN(), DeepFool(), SigmaZero(steps=60)])

@@ -19,13 +19,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sk_advdef import (
+    APGD,
+    DDN,
     FGSM,
+    JSMA,
     PGD,
     AdversariallyAugmentedClassifier,
+    CarliniWagnerL2,
+    DeepFool,
     DropoutUncertaintyDetector,
     FeatureSpace,
     RandomSearch,
     RejectingClassifier,
+    SigmaZero,
     TreeExact,
     make_robust_scorer,
     rejection_robust_error,
@@ -36,11 +42,23 @@ ATTACKS = {
     "fgsm": FGSM(None, bounds=None),
     "pgd": PGD(None, steps=5, bounds=None, random_state=0),
     "pgd-l2": PGD(None, steps=5, norm="l2", bounds=None, random_state=0),
+    "apgd": APGD(None, steps=8, bounds=None, random_state=0),
+    "apgd-l2": APGD(None, steps=8, norm="l2", loss="dlr", bounds=None, random_state=0),
     "search": RandomSearch(None, max_queries=15, bounds=None, random_state=0),
     "search-l2": RandomSearch(
         None, max_queries=15, norm="l2", bounds=None, random_state=0
     ),
     "trees": TreeExact(None, bounds=None),
+}
+MINIMAL = {
+    "deepfool": DeepFool(bounds=None),
+    "ddn": DDN(bounds=None, steps=30),
+    "cw": CarliniWagnerL2(
+        bounds=None, steps=60, learning_rate=0.5, initial_const=1, binary_search_steps=3
+    ),
+    "jsma": JSMA(bounds=None, gamma=1.0),
+    "jsma-down": JSMA(bounds=None, gamma=1.0, theta=-1.0),
+    "sigma-zero": SigmaZero(bounds=None, steps=60),
 }
 every_attack = pytest.mark.parametrize(
     "attack", [pytest.param(a, id=name) for name, a in ATTACKS.items()]
@@ -123,7 +141,7 @@ def test_projection(seed, size, dtype, k, weight):
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 1000), name=st.sampled_from(sorted(ATTACKS)))
+@given(seed=st.integers(0, 1000), name=st.sampled_from(sorted(ATTACKS | MINIMAL)))
 def test_every_attack_stays_inside(seed, name):
     X = rows(20, seed=seed)
     X, y = np.concatenate([X, rows(100)]), labels(np.concatenate([X, rows(100)]))
@@ -134,7 +152,7 @@ def test_every_attack_stays_inside(seed, name):
     space = full_space()
     if name == "trees" and seed % 2:
         space = full_space(max_changed=1)
-    attack = clone(ATTACKS[name]).set_params(space=space)
+    attack = clone((ATTACKS | MINIMAL)[name]).set_params(space=space)
     result = attack.run(model, X[:20], y[:20])
     assert_inside(result.X_adv, X[:20])
     assert space.contains(result.X_adv, X[:20]).all()
@@ -198,6 +216,7 @@ def test_gradient_attack_of_a_few_features_is_exact_for_a_linear_model():
     for attack in (
         FGSM(None, bounds=None, space=space),
         PGD(None, steps=10, bounds=None, space=space, random_state=0),
+        APGD(None, steps=10, bounds=None, space=space, random_state=0),
     ):
         np.testing.assert_array_equal(attack.run(model, X, y).fooled, falls)
     search = RandomSearch(None, max_queries=300, bounds=None, space=space)
@@ -209,7 +228,9 @@ def test_categories_change_under_every_attack():
     X = rows(200)
     y = (X[:, 4] > 0).astype(int)
     space = FeatureSpace(eps=0.1, one_hot=[GROUP])
-    for attack in ATTACKS.values():
+    for name, attack in (ATTACKS | MINIMAL).items():
+        if name == "jsma-down":  # it lowers members, and a category is one raised
+            continue
         trees = isinstance(attack, TreeExact)
         model = RandomForestClassifier(5, random_state=0)
         model = (model if trees else LogisticRegression(C=100)).fit(X, y)
@@ -228,13 +249,14 @@ def test_gradient_reaches_what_a_dependent_feature_depends_on():
     wide.coef_[0, 8] = model.coef_[0, 0]
     wide.intercept_ = model.intercept_
     space = FeatureSpace(eps=[1, 0, 0, 0, 0, 0, 0, 0, 9], relations={8: {0: -1}})
-    for attack in (FGSM, PGD):
-        result = attack(None, bounds=None, space=space).run(wide, X, y)
-        falls = np.abs(wide.decision_function(X)) < np.abs(wide.coef_).sum() * (
-            1 - 1e-9
-        )
-        np.testing.assert_array_equal(result.fooled, falls)
-        assert falls.any()
+    falls = np.abs(wide.decision_function(X)) < np.abs(wide.coef_).sum() * (1 - 1e-9)
+    assert 0.1 < falls.mean() < 0.9
+    for attack in [FGSM(None), PGD(None), APGD(None), DeepFool(), DDN()]:
+        result = attack.set_params(bounds=None, space=space).run(wide, X, y)
+        assert not (result.fooled & ~falls).any()
+        # the smallest change may stop short of a border that only the whole eps reaches
+        missed = 0.02 * isinstance(attack, (DeepFool, DDN))
+        assert (falls & ~result.fooled).mean() <= missed
 
 
 # --- DataFrames

@@ -19,6 +19,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from sk_advdef import (
     APGD,
+    DDN,
     FGSM,
     PGD,
     DistilledClassifier,
@@ -225,6 +226,10 @@ def test_no_scores(flowers, linear):
     votes = VotingClassifier([("k", KNeighborsClassifier())]).fit(*flowers)
     report = evaluate_robustness(votes, *flowers, eps=0.1, bounds=(0, 10))
     assert names_of(report) == ["clean", "noise", "HopSkipJump"]
+    space = FeatureSpace.from_data(flowers[0], eps=1.0, immutable=[0])
+    report = evaluate_robustness(votes, *flowers, space=space)
+    assert names_of(report) == ["clean", "noise", "HopSkipJump"]
+    assert report.worst_case_accuracy < report.clean_accuracy
 
 
 def test_trees_and_spaces(flowers, forest):
@@ -234,6 +239,10 @@ def test_trees_and_spaces(flowers, forest):
     check(report, 30)
     assert names_of(report)[1:] == ["noise", "RandomSearch", "TreeExact"]
     # what is not broken is certified, unless the time was up
+    report_of_linear = evaluate_robustness(
+        LogisticRegression(max_iter=1000).fit(X, y), X[::5], y[::5], space=space
+    )
+    assert "APGD (dlr)" in names_of(report_of_linear)
     assert report.certified == report.worst_case_accuracy == report.attacks[-1].share
     assert "Certified by TreeExact" in str(report)
     assert "FeatureSpace" in str(report) and len(str(report.threat["space"])) <= 70
@@ -453,6 +462,18 @@ def test_what_rejects(guarded, global_generators):
         attack.run(guarded, rows[right], labels[right]).fooled.mean()
     )
     assert "pushed into rejection within: 0.25 eps: " in str(report)
+    smallest = report.rejection["smallest change (L2) that gets a right row rejected"]
+    found = DDN(goal="reject", bounds=None).run(guarded, rows[right], labels[right])
+    lengths = np.sort(np.where(found.fooled, found.distortion, np.inf))
+    assert list(smallest) == ["10% of rows", "50% of rows"]
+    assert (lengths <= smallest["50% of rows"]).mean() >= 0.5
+    assert (lengths < smallest["50% of rows"]).mean() <= 0.5
+    # whoever knows all but the sub-networks, judged by the detector's own
+    line = next(a for a in report.attacks if a.attack == "PGD, fresh masks")
+    assert line.knows == "all but masks"
+    blind = CLIMB(1.5, loss="margin", bounds=None, masks="fresh", random_state=SEED)
+    taken = blind.run(guarded, rows[right], labels[right]).fooled
+    assert line.share == pytest.approx(right.mean() - taken.sum() / len(rows))
 
 
 class Ready(BaseEstimator):
