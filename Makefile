@@ -78,6 +78,7 @@ $(DOCS): pyproject.toml constraints.txt | $(BIN)/python
 $(BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing sk_advdef and what the benchmarks compare with into $(VENV)"
 	$(INSTALL) -e ".[bench]"
-# baal asks for Jupyter, which nothing here needs; what it imports is in the extra.
-	$(INSTALL) --no-deps baal
+# baal asks for Jupyter and torchattacks for an old requests, which nothing here needs;
+# what baal imports is in the extra.
+	$(INSTALL) --no-deps baal torchattacks
 	@touch $@

@@ -28,6 +28,9 @@ def arguments(doc: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--quick", action="store_true", help="small sizes, for a check")
     parser.add_argument("--data", type=Path, help="folder that may hold mnist.npz")
+    parser.add_argument(
+        "--only", default="", metavar="START", help="units whose name starts with this"
+    )
     return parser.parse_args()
 
 

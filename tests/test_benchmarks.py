@@ -134,3 +134,28 @@ def test_dropout_runs_quickly_and_writes_nothing():
     installed = _harness.version("baal") is not None
     assert ("not installed" in line) is not installed
     assert ("baal is not installed" in run.stdout) is not installed
+
+
+def test_attacks_run_quickly():
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_attacks", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    for title in ("Linf, accuracy", "Forest, accuracy", "L2, median", "HopSkipJump"):
+        assert title in run.stdout
+
+
+def test_attacks_can_be_run_in_parts():
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_attacks", "--quick", "--only=forest"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    assert "Forest, accuracy" in run.stdout and "HopSkipJump" not in run.stdout
