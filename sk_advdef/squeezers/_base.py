@@ -11,7 +11,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from sklearn import config_context, get_config
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import assert_all_finite, gen_batches
+from sklearn.utils import assert_all_finite, gen_batches, gen_even_slices
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
@@ -31,13 +31,15 @@ def run_blocks(run: Callable[[slice], None], blocks: list[slice], n_jobs: Any) -
         return
     config = get_config()
 
-    def run_as_here(rows: slice) -> None:
+    def run_part(part: slice) -> None:
         with config_context(**config):
-            run(rows)
+            for rows in blocks[part]:
+                run(rows)
 
-    # joblib's own threads take longer to start than most of this does to run.
+    # A part for each: a block takes hardly longer than to hand it over. joblib's own
+    # threads take longer to start than most of this does to run.
     with ThreadPoolExecutor(n_threads) as threads:
-        list(threads.map(run_as_here, blocks))
+        list(threads.map(run_part, gen_even_slices(len(blocks), n_threads)))
 
 
 class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):

@@ -15,7 +15,8 @@ def byte_table(steps: int) -> np.ndarray:
     """Return what each byte is rounded to."""
     values = np.arange(256, dtype=np.float64)
     levels = levels_of(RANGE_OF_UINT8, steps)[values.dtype]
-    return np.rint(levels.value(levels.number(values, values), values)).astype(np.uint8)
+    numbers = levels.number(values, values, clip=False)
+    return np.rint(levels.value(numbers, values)).astype(np.uint8)
 
 
 class BitDepthSqueezer(Squeezer):
@@ -105,9 +106,15 @@ class BitDepthSqueezer(Squeezer):
         self._shape_out = X.shape[1:]
         return self
 
+    def _check_finite(self, X: np.ndarray) -> None:
+        """Do nothing: a look at the range tells, which is for ``_squeeze`` to take."""
+
     def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
         if X.dtype == np.uint8:
             np.take(self._table, X, out=out, mode="clip")
         else:
             levels = self._levels[X.dtype]
-            levels.value(levels.number(X, out), out)
+            clip = not levels.hold(X)
+            if clip:
+                super()._check_finite(X)
+            levels.value(levels.number(X, out, clip=clip), out)

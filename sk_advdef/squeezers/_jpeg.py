@@ -84,6 +84,7 @@ class JpegSqueezer(ImageSqueezer):
     array([[0.5, 0.5, 0.5, 0.5, 0.5]])
     """
 
+    # each block takes several calls of Pillow
     _block = 1 << 21
 
     def __init__(
@@ -127,5 +128,6 @@ class JpegSqueezer(ImageSqueezer):
             out[...] = recompressed(images, quality)
             return
         levels = self._levels[images.dtype]
-        numbers = levels.number(images, out).astype(np.uint8)
+        numbers = levels.number(images, out, clip=not levels.hold(images))
+        numbers = numbers.astype(np.uint8)
         levels.value(recompressed(numbers, quality), out)

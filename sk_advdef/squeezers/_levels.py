@@ -51,18 +51,31 @@ class Levels:
         self.starts_at_zero = not low.any()
         #: Whether errors of rounding can lift the highest level above the range.
         self.can_exceed = bool((top > high).any())
+        self._kind = np.dtype(f"u{dtype.itemsize}")
+        one_range = low.ndim == 0
+        self._last = high.view(self._kind) if one_range and self.starts_at_zero else 0
 
-    def number(self, X: Any, out: Any) -> Any:
+    def hold(self, X: Any) -> bool:
+        """Return whether the range is known to hold all values, and these are finite.
+
+        It takes one pass: read as whole numbers, the bits of floats from 0 on are in
+        order, and those of negative values, infinity and NaN are larger. False where
+        the range does not start at 0.
+        """
+        return bool(self._last) and bool(X.view(self._kind).max() <= self._last)
+
+    def number(self, X: Any, out: Any, *, clip: bool) -> Any:
         """Write the number of the nearest level, a float, to ``out``."""
         if self.too_wide:
             raise ValueError(
                 f"The range from {self.low.min()} to {self.high.max()} is too wide for "
                 f"levels of {self.low.dtype}: pass a narrower value_range."
             )
-        np.clip(X, self.low, self.high, out=out)
+        if clip:
+            X = np.clip(X, self.low, self.high, out=out)
         if not self.starts_at_zero:
-            np.subtract(out, self.low, out=out)
-        np.multiply(out, self.per_unit, out=out)
+            X = np.subtract(X, self.low, out=out)
+        np.multiply(X, self.per_unit, out=out)
         return np.rint(out, out=out)
 
     def value(self, numbers: Any, out: Any) -> Any:

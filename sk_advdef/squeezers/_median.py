@@ -77,6 +77,9 @@ class MedianSqueezer(ImageSqueezer):
     array([[0., 0., 0., 1., 1., 1., 1.]])
     """
 
+    # the more windows a step compares, the less it counts that there are many steps
+    _block = 1 << 21
+
     def __init__(
         self,
         window_size: Any = 3,

@@ -80,11 +80,15 @@ def _by_partition(images: Any, window: tuple[int, int], out: Any) -> None:
         _pad(image[None], -before(window[0]), before(window[1]), padded)
         for i in range(0, height, down):
             for j in range(0, width, across):
-                block = squeezed[i : i + down, j : j + across]
-                values = windows[i : i + down, j : j + across].copy()
-                values = values.reshape(*block.shape, -1)
-                values.partition(rank, axis=-1)
-                block[...] = values[..., rank]
+                block = np.s_[i : i + down, j : j + across]
+                squeezed[block] = _parted(windows[block], rank)
+
+
+def _parted(windows: Any, rank: int) -> Any:
+    """Return the value of this rank in each window, the last two axes."""
+    values = windows.copy().reshape(*windows.shape[:-2], -1)
+    values.partition(rank, axis=-1)
+    return values[..., rank]
 
 
 def _room_for_one(images: Any, window: tuple[int, int]) -> Any:

@@ -49,6 +49,24 @@ def test_new_values_outside_the_learned_range_are_clipped():
     np.testing.assert_array_equal(squeezed, [[0.0, 6.0], [1.0, 5.0]])
 
 
+ODD_ONES = [-0.0, np.nextafter(1, 2), 1.0, -1e-45, np.inf, -np.inf, np.nan, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("odd_one", [*ODD_ONES, -np.nan, -3.0])
+def test_one_odd_value_among_many_in_the_range(odd_one, dtype):
+    # what lies in a range from 0 on is seen at once; the rest must not be missed
+    X = np.random.default_rng(0).random((30, 40)).astype(dtype)
+    squeezer = BitDepthSqueezer(3, value_range=(0, 1)).fit(X)
+    X[17, 5] = odd_one
+    if np.isfinite(odd_one):
+        expected = nearest_levels(np.clip(X, 0, 1), 3, 0, 1)
+        np.testing.assert_allclose(squeezer.transform(X), expected, atol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="Input X contains"):
+            squeezer.transform(X)
+
+
 def test_constant_feature_stays_constant():
     X = np.array([[3.3, 0.0], [3.3, 1.0]])
     squeezer = BitDepthSqueezer(1).fit(X)
