@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import _harness, report
+from benchmarks import _harness, bench_squeezers, report
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,6 +134,60 @@ def test_dropout_runs_quickly_and_writes_nothing():
     installed = _harness.version("baal") is not None
     assert ("not installed" in line) is not installed
     assert ("baal is not installed" in run.stdout) is not installed
+
+
+def test_squeezers_run_quickly():
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_squeezers", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not run.returncode, run.stderr
+    lines = run.stdout.splitlines()
+    for kind in bench_squeezers.TARGETS:
+        assert f"{kind}:" in lines
+    opencv = [line for line in lines if "| OpenCV |" in line]
+    installed = _harness.version("opencv-python-headless") is not None
+    assert len(opencv) == 3  # none for bit depth
+    assert all(("not installed" in line) is not installed for line in opencv)
+
+
+def test_squeezers_that_differ_are_not_timed():
+    X = np.linspace(0, 0.9, 2 * 8 * 8, dtype=np.float32).reshape(2, 8, 8, 1)
+    ways = {"ours": lambda X: X + 1e-3}
+    for kind in bench_squeezers.TARGETS:
+        with pytest.raises(RuntimeError, match=f"{kind}: ours is .* nothing is"):
+            bench_squeezers.check(kind, ways, X)
+
+
+def test_squeezers_table_says_what_is_met_and_where_opencv_is_ahead():
+    def unit(side, factors, memory):
+        alike = {name: _harness.spread([value]) for name, value in factors.items()}
+        figures = {
+            "factors": alike,
+            "microseconds_an_image": alike,
+            "memory_in_inputs": memory,
+        }
+        params = {"kind": "blur", "shape": [side, side, 1], "images": 9}
+        return {"params": params, "figures": figures}
+
+    units = [
+        unit(28, {"ours": 1, "scipy": 1.5}, None),
+        unit(224, {"ours": 1, "scipy": 1.5, "OpenCV": 0.5}, 2.5),
+    ]
+    text = bench_squeezers.table(units)
+    targets = [line.split("|")[-2].strip() for line in text.splitlines()[4:9]]
+    assert targets == [
+        "memory not measured",
+        "at least 2: missed",
+        "",
+        "memory at most 2 inputs: 2.50, missed",
+        "at least 1: met",
+    ]
+    assert "| 9 of 28x28x1 | OpenCV | not installed |" in text
+    assert text.endswith("ahead at 9 of 224x224x1 (2.0 times as fast as ours).")
 
 
 def test_attacks_run_quickly():
