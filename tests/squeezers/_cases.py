@@ -26,6 +26,10 @@ class Case:
     def channel_of_image(self):
         return self.channel_axis if len(self.shape) == 3 else None
 
+    @property
+    def n_channels(self):
+        return self.shape[self.channel_axis] if len(self.shape) == 3 else 1
+
     def samples(self, n=3, dtype=np.float64, seed=0):
         values = np.random.default_rng(seed).normal(size=(n, *self.shape))
         return values.astype(dtype)

@@ -1,6 +1,9 @@
 """Blocks of rows, threads, memory, and squeezers one after the other."""
 
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +98,60 @@ def test_memory_is_the_output_and_some_blocks(squeezer, dtype, n_jobs, tmp_path)
     squeezed = squeezer.transform(X[:2])
     most = squeezed.nbytes * 3000 + SOME_BLOCKS * (n_jobs or 1)
     assert peak(lambda: squeezer.transform(X)) < most
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from sklearn.utils import gen_batches
+import sk_advdef
+from sk_advdef import Downscaler, GrayscaleSqueezer
+
+X = np.load(sys.argv[1], mmap_mode="r")
+kinds = {kinds}
+# One of each beforehand, so that what they import is there.
+for kind in kinds:
+    getattr(sk_advdef, kind)().fit_transform(X[:2])
+status = Path("/proc/self/status").read_text().splitlines()
+(line,) = (line for line in status if line.startswith("VmData"))
+most = 1024 * int(line.split()[1]) + {room}
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+try:
+    np.ones(X.shape, X.dtype)
+except MemoryError:
+    print("there is less memory than input")
+for smaller in (
+    Downscaler(0.1, restore=False), GrayscaleSqueezer(keep_channels=False)
+):
+    print(smaller.fit_transform(X).shape)
+for kind in kinds:
+    squeezer = getattr(sk_advdef, kind)().fit(X)
+    for rows in list(gen_batches(len(X), 500))[::30]:
+        assert squeezer.transform(X[rows]).shape == X[rows].shape
+    print(kind)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+def test_input_may_be_larger_than_memory(tmp_path):
+    # a file with a hole in it: it takes no place on the disk
+    X = np.lib.format.open_memmap(
+        tmp_path / "X.npy", mode="w+", dtype=np.float32, shape=(20000, 32, 32, 3)
+    )
+    X[:9] = images(9, 32, 32, 3)
+    X.flush()
+    kinds = sorted({type(squeezer).__name__ for squeezer in SQUEEZERS.values()})
+    code = LITTLE_MEMORY.format(kinds=kinds, room=X.nbytes // 2)
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "X.npy"], capture_output=True, text=True
+    )
+    assert run.stdout.splitlines() == [
+        "there is less memory than input",
+        "(20000, 3, 3, 3)",
+        "(20000, 32, 32, 1)",
+        *kinds,
+    ], run.stderr
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
