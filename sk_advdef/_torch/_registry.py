@@ -69,9 +69,9 @@ def _missing_unlisted(estimator: Any, role: str) -> _Missing | None:
     return _Missing(estimator)
 
 
-def missing_view(estimator: Any) -> Any:
-    """Return the first part of the estimator that has no view, or None."""
-    missing = _missing(estimator, "answer")
+def missing_view(estimator: Any, role: str = "answer") -> Any:
+    """Return the first part of the estimator that has no view in a role, or None."""
+    missing = _missing(estimator, role)
     return None if missing is None else missing.part
 
 

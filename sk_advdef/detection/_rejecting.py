@@ -114,9 +114,13 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     def _missing_view(self) -> Any:
         missing = missing_view(getattr(self, "estimator_", self.estimator))
         detector = unfrozen(getattr(self, "detector_", self.detector))
-        if missing is None and not hasattr(detector, "_as_score_module"):
-            return detector  # attacks along the gradient have to pass it too
-        return missing
+        if missing is not None:
+            return missing
+        # attacks along the gradient have to pass the detector too
+        if not hasattr(detector, "_as_score_module"):
+            return detector
+        own = getattr(detector, "_missing_suspicion", None)
+        return None if own is None else own()
 
     def fit(self, X: Any, y: Any = None) -> RejectingClassifier:
         """Fit the classifier, and the detector on rows that it has not seen.
