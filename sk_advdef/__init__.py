@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sk_advdef.attacks._tree_exact import TreeExact
     from sk_advdef.attacks._tree_result import TreeExactResult
     from sk_advdef.concealment._concealed import ConcealedClassifier
+    from sk_advdef.concealment._similar import SimilarQueryDetector
     from sk_advdef.detection._density import DensityDetector
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
@@ -82,6 +83,7 @@ __all__ = [
     "RobustnessCurveDisplay",
     "RobustnessReport",
     "SigmaZero",
+    "SimilarQueryDetector",
     "StrengthReport",
     "Transfer",
     "TreeExact",
@@ -130,6 +132,7 @@ _LAZY = {
     "RobustnessCurveDisplay": "sk_advdef.evaluation._robustness_curve",
     "RobustnessReport": "sk_advdef.evaluation._report",
     "SigmaZero": "sk_advdef.attacks._sigma_zero",
+    "SimilarQueryDetector": "sk_advdef.concealment._similar",
     "StrengthReport": "sk_advdef.evaluation._strength_report",
     "Transfer": "sk_advdef.attacks._transfer",
     "TreeExact": "sk_advdef.attacks._tree_exact",

@@ -42,6 +42,7 @@ from sk_advdef import (
     JpegSqueezer,
     MedianSqueezer,
     RejectingClassifier,
+    SimilarQueryDetector,
     make_detection_scorer,
 )
 from sk_advdef._torch._net import NetClassifier
@@ -120,10 +121,12 @@ class Instance:
 
     @property
     def kind(self) -> str:
-        """Either "transformer", "classifier" or "detector"."""
+        """Either "transformer", "classifier", "detector" or "monitor"."""
         if is_classifier(self.estimator):
             return "classifier"
-        return "detector" if is_outlier_detector(self.estimator) else "transformer"
+        if is_outlier_detector(self.estimator):
+            return "detector"
+        return "transformer" if hasattr(self.estimator, "transform") else "monitor"
 
     @property
     def marks(self) -> list[Any]:
@@ -173,6 +176,11 @@ squeezing = FeatureSqueezingDetector(
     random_state=0,
 )
 of_a_detector = make_detection_scorer(PGD(3.0, steps=5, bounds=None, random_state=0))
+
+
+def mean_score(monitor: Any, X: Any, y: Any = None) -> float:
+    """Score a monitor in a search; on its empty history all rows are genuine."""
+    return float(np.mean(monitor.score_samples(X)))
 
 
 def frozen_parts() -> tuple[Any, Any, Any]:
@@ -291,17 +299,9 @@ INSTANCES = [
     ),
     Instance(
         FeatureSqueezingDetector(
-            small_net(), contamination=0.1, image_shape=(2, 3), random_state=0
+            frozen_linear, contamination=0.2, image_shape=(2, 3), random_state=0
         ),
         {"squeezers": [None, [("blur", BlurSqueezer(0.5, image_shape=(2, 3)))]]},
-        own_width=True,
-        data=partial(make_rows, n_samples=100),
-        warns=FEW,
-        scoring=of_a_detector,
-    ),
-    Instance(
-        FeatureSqueezingDetector(frozen_net, contamination=0.2, random_state=0),
-        {"contamination": [0.1, 0.3]},
         own_width=True,
         data=partial(make_rows, n_samples=200),
         warns=NAMELESS,
@@ -383,6 +383,24 @@ INSTANCES = [
         own_width=True,
         learns=False,
         warns=NAMELESS,
+    ),
+    Instance(
+        SimilarQueryDetector(random_state=0),
+        {"n_neighbors": [3, 5], "false_positive_rate": [0.01]},
+        warns=FEW,
+        scoring=mean_score,
+    ),
+    Instance(
+        SimilarQueryDetector(method="fingerprint", random_state=0),
+        {"window": [1, None], "sketch_size": [20, 50]},
+        warns=FEW,
+        scoring=mean_score,
+    ),
+    Instance(
+        SimilarQueryDetector(method="provenance", random_state=0),
+        {"scope": ["account", "shared"]},
+        warns=FEW,
+        scoring=mean_score,
     ),
 ]
 

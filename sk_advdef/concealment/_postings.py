@@ -1,0 +1,172 @@
+"""An inverted index from tokens to the positions of sketches, compact in memory.
+
+New sketches go to a dict. A full dict becomes a sorted run, and small runs are merged
+into larger ones, so that a look-up meets a handful of runs and an entry is moved a few
+times in its life. In a run an entry takes six bytes: its position, and the lower half
+of its token; the upper half is told by where the entry stands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Sketches in the dict, and in runs of each level before they move up.
+FRESH = 1024
+LEVELS = (16 * FRESH, 256 * FRESH)
+MAX_SEALED = 8
+#: A token tells of so many sketches at most, the youngest in each run. Without this the
+#: many sketches of one attack would make each further one slow.
+MAX_OF_TOKEN = 64
+
+_HALVES = 1 << 16
+
+
+class Run:
+    """Entries sorted by token, then by position."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        """Take sorted keys: the token above, the position in the lower 32 bits."""
+        self.positions = keys.astype(np.uint32)
+        upper = (keys >> np.uint64(48)).astype(np.uint16)
+        self.lower = (keys >> np.uint64(32)).astype(np.uint16)
+        counts = np.bincount(upper, minlength=_HALVES)
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def nbytes(self) -> int:
+        return self.positions.nbytes + self.lower.nbytes + self.starts.nbytes
+
+    def keys(self) -> np.ndarray:
+        """Return what the run was made from."""
+        counts = np.diff(self.starts)
+        tokens = np.repeat(np.arange(_HALVES, dtype=np.uint64), counts) << np.uint64(16)
+        tokens |= self.lower
+        return (tokens << np.uint64(32)) | self.positions
+
+    def find(self, tokens: np.ndarray) -> list[np.ndarray]:
+        """Return the positions under each token that has any, the youngest at most."""
+        if not len(tokens):
+            return []
+        upper = tokens >> np.uint32(16)
+        lower = (tokens & np.uint32(0xFFFF)).astype(np.uint16)
+        left = self.starts[upper].astype(np.int64)
+        ends = self.starts[upper + np.uint32(1)].astype(np.int64)
+        right = ends.copy()
+        last = len(self) - 1
+        # one binary search for all tokens side by side
+        for _ in range(int((right - left).max()).bit_length()):
+            middle = (left + right) >> 1
+            below = (self.lower[np.minimum(middle, last)] < lower) & (middle < right)
+            left = np.where(below, middle + 1, left)
+            right = np.where(below, right, middle)
+        there = (left < ends) & (self.lower[np.minimum(left, last)] == lower)
+        found = []
+        for start, end, tag in zip(
+            left[there].tolist(), ends[there].tolist(), lower[there], strict=True
+        ):
+            stop = start + int(np.searchsorted(self.lower[start:end], tag, "right"))
+            found.append(self.positions[max(start, stop - MAX_OF_TOKEN) : stop])
+        return found
+
+    def find_one(self, token: int) -> np.ndarray:
+        """Return all positions under one token."""
+        start, end = self.starts[token >> 16], self.starts[(token >> 16) + 1]
+        tags = self.lower[start:end]
+        tag = np.uint16(token & 0xFFFF)
+        left, right = np.searchsorted(tags, tag), np.searchsorted(tags, tag, "right")
+        return self.positions[int(start) + left : int(start) + right]
+
+
+def merged(runs: list[Run], alive: np.ndarray | None) -> Run:
+    """Make one run of several, without entries that are dead."""
+    keys = np.concatenate([run.keys() for run in runs])
+    if alive is not None:
+        keys = keys[alive[keys.astype(np.uint32)]]
+    keys.sort(kind="stable")  # finds the sorted stretches, unlike the default
+    return Run(keys)
+
+
+class Postings:
+    """Counts, for a sketch, how many of its tokens each earlier sketch has."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[int, list[int]] = {}
+        self._n_fresh = 0
+        self._levels: list[Run | None] = [None] * len(LEVELS)
+        self._sealed: list[Run] = []
+        self._in_level = [0] * len(LEVELS)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the runs, and about those of the dict."""
+        return sum(run.nbytes for run in self._runs()) + 150 * len(self._fresh)
+
+    def _runs(self) -> list[Run]:
+        return [run for run in self._levels if run is not None] + self._sealed
+
+    def add(self, position: int, tokens: np.ndarray, alive: np.ndarray) -> None:
+        """Add a sketch; positions must rise."""
+        for token in tokens.tolist():
+            self._fresh.setdefault(token, []).append(position)
+        self._n_fresh += 1
+        if self._n_fresh >= FRESH:
+            self._settle(alive)
+
+    def _settle(self, alive: np.ndarray) -> None:
+        """Turn the dict into a run, and move runs up that are full."""
+        keys = np.array(
+            [t << 32 | p for t, some in self._fresh.items() for p in some], np.uint64
+        )
+        keys.sort()
+        run, count = Run(keys), self._n_fresh
+        self._fresh, self._n_fresh = {}, 0
+        for level, full in enumerate(LEVELS):
+            there = self._levels[level]
+            if there is not None:
+                run = merged([there, run], alive)
+            count += self._in_level[level]
+            if count < full:
+                self._levels[level], self._in_level[level] = run, count
+                return
+            self._levels[level], self._in_level[level] = None, 0
+        self._sealed.append(run)
+        if len(self._sealed) > MAX_SEALED:
+            self._sealed = [merged(self._sealed, alive)]
+
+    def matches(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions, sorted, and how many of the tokens each has."""
+        found = [run.find(tokens) for run in self._runs() if len(run)]
+        parts = [part for of_run in found for part in of_run]
+        fresh: list[int] = []
+        for token in tokens.tolist():
+            fresh += self._fresh.get(token, ())[-MAX_OF_TOKEN:]
+        parts.append(np.array(fresh, dtype=np.uint32))
+        positions, counts = np.unique(np.concatenate(parts), return_counts=True)
+        return positions.astype(np.int64), counts
+
+    def under(self, token: int) -> np.ndarray:
+        """Return all positions under one token, sorted."""
+        parts = [run.find_one(token) for run in self._runs()]
+        parts.append(np.array(self._fresh.get(token, ()), dtype=np.uint32))
+        return np.sort(np.concatenate(parts).astype(np.int64))
+
+    def compact(self, new_of: np.ndarray) -> None:
+        """Give positions new numbers; those with number -1 are dropped."""
+        self._fresh = {
+            token: left
+            for token, some in self._fresh.items()
+            if (left := [n for p in some if (n := int(new_of[p])) >= 0])
+        }
+        self._levels = [run and self._renumbered(run, new_of) for run in self._levels]
+        self._sealed = [self._renumbered(run, new_of) for run in self._sealed]
+
+    @staticmethod
+    def _renumbered(run: Run, new_of: np.ndarray) -> Run:
+        keys = run.keys()
+        new = new_of[keys.astype(np.uint32)]
+        kept = new >= 0
+        keys = keys[kept] >> np.uint64(32) << np.uint64(32)
+        return Run(keys | new[kept].astype(np.uint64))

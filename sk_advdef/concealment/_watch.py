@@ -1,0 +1,112 @@
+"""The live state of a detector: its history, and the log that others write to as well.
+
+State is kept beside the estimators, never in them, so that it is neither cloned nor
+pickled.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from sk_advdef.concealment._history import History, Query, Seen
+from sk_advdef.concealment._store import Entry, Store
+
+_HEAD = struct.Struct("<16sdQh")
+
+_states: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def state_of(estimator: Any, make: Callable[[], Any]) -> Any:
+    """Return the state of an estimator, made now where there is none."""
+    found = _states.get(estimator)
+    if found is None:
+        with _lock:
+            found = _states.get(estimator)
+            if found is None:
+                found = _states[estimator] = make()
+    return found
+
+
+def drop_state(estimator: Any) -> None:
+    """Forget the state of an estimator, as when it is fitted again."""
+    with _lock:
+        found = _states.pop(estimator, None)
+    if found is not None:
+        found.close()
+
+
+def packed(query: Query) -> bytes:
+    """Write a query as a record for the log."""
+    head = _HEAD.pack(query.account, query.time, query.digest, query.note)
+    return head + query.code.tobytes()
+
+
+def unpacked(record: bytes, kind: type) -> Query:
+    """Read what ``packed`` wrote."""
+    account, time, digest, note = _HEAD.unpack_from(record)
+    code: np.ndarray = np.frombuffer(record, kind, offset=_HEAD.size)
+    return Query(account, time, digest, code, note)
+
+
+class Watch:
+    """A history, and where it is shared the log that keeps those of all alike.
+
+    A query is first appended to the log. What others appended before it is read and
+    remembered, in the order of the log, and then the query itself is scored. So every
+    query is scored by exactly those before it, whoever received them.
+
+    ``coder`` and ``key`` are secrets that the detector made for this process.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        kind: type,
+        store: Store | None,
+        stream: str,
+        *,
+        coder: Any = None,
+        key: bytes = b"",
+    ) -> None:
+        self.coder, self.key = coder, key
+        self.history, self._kind = history, kind
+        self._store = store if store is not None and store.is_shared else None
+        self._stream, self._cursor = stream, 0
+        self._order = threading.Lock()
+
+    def observe(self, queries: list[Query]) -> list[Seen]:
+        """Score queries one after the other, and remember them, with none between."""
+        with self._order:
+            if self._store is not None:
+                self._catch_up(self._store, queries)
+            with self.history.lock:
+                return [self.history.observe(query) for query in queries]
+
+    def _catch_up(self, store: Store, queries: list[Query]) -> None:
+        fresh = [
+            Entry(query.account, packed(query))
+            for query in queries
+            if not self.history.knows(query.account, query.digest)
+        ]
+        if not fresh:
+            return
+        bounds = self.history.bounds
+        first, page = store.append(
+            self._stream, fresh, self._cursor, quota=bounds.quota, keep=bounds.rows
+        )
+        while page:
+            for number, record in page:
+                self.history.observe(unpacked(record, self._kind))
+                self._cursor = number
+            page = store.read(self._stream, self._cursor, first)
+        self._cursor = first + len(fresh) - 1
+
+    def close(self) -> None:
+        """Hold nothing open; the store is closed by who opened it."""
