@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils import _safe_indexing, gen_batches, get_tags
+from sklearn.utils import _safe_indexing, check_array, gen_batches, get_tags
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -281,7 +281,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         median = MedianSqueezer(2, channel_axis=self.channel_axis)
         if not layout.stacked:
             median.set_params(image_shape=layout.shape)
-            values = np.asarray(X)
+            values = check_array(X, dtype=np.float64, input_name="X")
             low, high = float(values.min()), float(values.max())
             if low < high:  # one range for all pixels, and not one for each
                 bit_depth.set_params(value_range=(low, high))
