@@ -359,7 +359,7 @@ def test_a_detector_without_gradient(guarded):
     assert result.fooled.mean() > 0.5 and (result.X_adv[result.fooled, 0] <= 1).all()
 
 
-def test_fresh_masks(reader, digits):
+def test_through_fresh_masks(reader, digits):
     """One who does not know the sub-networks lowers what others find suspicious."""
     Z = digits.X.astype(np.float32)
     attack = clone(WIDE).set_params(masks="fresh", loss="margin", steps=15)
