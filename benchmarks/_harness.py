@@ -251,3 +251,58 @@ def load_mnist(folder: Path | str | None = None) -> tuple[Any, Any, Any, Any]:
     X = X.reshape(-1, 1, 28, 28).astype(np.float32) / np.float32(255)
     y = y.astype(np.int64)
     return X[:n_train], y[:n_train], X[n_train:], y[n_train:]
+
+
+def load_cifar10(
+    folder: Path | str | None = None, n_train: int = 50000, n_test: int = 10000
+) -> tuple[Any, Any, Any, Any]:
+    """Return X_train, y_train, X_test, y_test: some rows of each part, at random.
+
+    Images are float32 in [0, 1], shape (n, 28, 28, 3). They are from
+    ``cifar10_jpeg.npz`` in ``folder`` or the environment's SK_ADVDEF_DATA, which holds
+    copies that went through JPEG, or from OpenML. The copies lie on JPEG's grid of 8 x
+    8 pixels and have little fine detail, so that JPEG again leaves them alone and
+    betrays whatever was added: the images are cropped to another grid (3 pixels from
+    the top and the left), a level is added or taken at random, and they are rounded to
+    whole levels. That is done to either source.
+    """
+    import numpy as np
+
+    folder = Path(folder or os.environ.get("SK_ADVDEF_DATA") or HERE / "data")
+    rng = np.random.default_rng(0)
+    images, labels = _cifar10(folder)
+    loaded = []
+    for part, n in (("train", n_train), ("test", n_test)):
+        y = labels(part)
+        chosen = rng.permutation(len(y))[:n]
+        X = images(part, chosen)[:, 3:31, 3:31].astype(np.int16)
+        X = np.clip(X + rng.integers(-1, 2, X.shape), 0, 255)
+        loaded += [X.astype(np.float32) / np.float32(255), y[chosen].astype(np.int64)]
+    return tuple(loaded)
+
+
+def _cifar10(folder: Path) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return functions for images (part, positions) and for labels (part)."""
+    import io
+
+    import numpy as np
+
+    if (folder / "cifar10_jpeg.npz").exists():
+        from PIL import Image
+
+        data = np.load(folder / "cifar10_jpeg.npz")
+
+        def decoded(part: str, chosen: Any) -> Any:
+            stream, at = data[f"jpeg_{part}"], data[f"offsets_{part}"]
+            files = (io.BytesIO(stream[at[i] : at[i + 1]].tobytes()) for i in chosen)
+            return np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])
+
+        return decoded, lambda part: data[f"y_{part}"]
+    from sklearn.datasets import fetch_openml
+
+    X, y = fetch_openml(
+        "CIFAR_10", version=1, return_X_y=True, as_frame=False, data_home=folder
+    )
+    X = X.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    rows = {"train": slice(50000), "test": slice(50000, None)}
+    return lambda part, chosen: X[rows[part]][chosen], lambda part: y[rows[part]]
