@@ -193,11 +193,11 @@ def knowing(
 
 def tasks(quick: bool) -> list[tuple[str, dict[str, Any], Any]]:
     """Return (name, params, function) of all units."""
-    setting = ["mnist", 0.5, 4, [30000, 4000, 4000, 2000]]
+    setting = ["mnist", 0.5, 4, [60000, 4000, 4000, 2000]]
     many, some, few, steps = 400, 200, 100, 1
     if quick:
-        setting = ["digits", 0.25, 12, [1000, 200, 400, 197]]
-        many, some, few, steps = 40, 20, 10, 10
+        setting = ["digits", 0.25, 8, [1000, 200, 400, 197]]
+        many, some, few, steps = 20, 10, 10, 10
     bim = {"steps": 10, "random_start": False, "early_stop": False}
     pgd = {"steps": 50 // steps, "random_state": 0}
     cw = {

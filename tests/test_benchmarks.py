@@ -1,5 +1,6 @@
 """The benchmarks' tools, and that each benchmark runs in its quick form."""
 
+import io
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import _harness, bench_squeezers, report
 
@@ -105,6 +107,36 @@ def test_mnist_comes_from_the_folder(tmp_path, monkeypatch):
     np.testing.assert_array_equal(y_train, y_test)
 
 
+def jpeg_copies(folder, n):
+    """Write what stands for the copies of CIFAR-10: gray rising from left to right."""
+    image = np.repeat(np.arange(32, dtype=np.uint8)[None, :, None] * 8, 32, axis=0)
+    stream = io.BytesIO()
+    Image.fromarray(np.repeat(image, 3, axis=2)).save(stream, "JPEG", quality=95)
+    one = np.frombuffer(stream.getvalue(), dtype=np.uint8)
+    parts = {}
+    for part in ("train", "test"):
+        parts[f"jpeg_{part}"] = np.tile(one, n)
+        parts[f"offsets_{part}"] = len(one) * np.arange(n + 1)
+        parts[f"y_{part}"] = np.arange(n, dtype=np.uint8)
+    np.savez(folder / "cifar10_jpeg.npz", **parts)
+
+
+def test_cifar10_comes_from_the_folder_off_the_grid_and_dithered(tmp_path, monkeypatch):
+    jpeg_copies(tmp_path, 9)
+    monkeypatch.setenv("SK_ADVDEF_DATA", str(tmp_path))
+    X, y, X_test, y_test = _harness.load_cifar10(n_train=5, n_test=20)
+    assert X.shape == (5, 28, 28, 3) and X_test.shape == (9, 28, 28, 3)
+    assert X.dtype == np.float32 and sorted(y_test) == list(range(9))
+    assert len(set(y)) == 5 and list(y) != sorted(y)
+    levels = X * 255
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
+    # the fourth column of the copies comes first, give or take a level and JPEG
+    np.testing.assert_allclose(levels.mean((0, 1, 3))[:3], [24, 32, 40], atol=2)
+    assert {-1, 0, 1} <= set(np.rint(levels[0] - levels[1]).astype(int).ravel())
+    again = _harness.load_cifar10(n_train=5, n_test=20)
+    np.testing.assert_array_equal(X, again[0])
+
+
 def test_report_is_what_results_say():
     if not report.TARGET.exists() and not report.units():
         pytest.skip("there are no results yet")
@@ -188,6 +220,32 @@ def test_squeezers_table_says_what_is_met_and_where_opencv_is_ahead():
     ]
     assert "| 9 of 28x28x1 | OpenCV | not installed |" in text
     assert text.endswith("ahead at 9 of 224x224x1 (2.0 times as fast as ours).")
+
+
+@pytest.mark.parametrize(
+    "name, titles",
+    [
+        (
+            "squeezing",
+            ["Attackers who ignore", "Others measured", "Attackers who know"],
+        ),
+        ("preprocessing", ["Most that anything gained", "Median L2 against bits"]),
+    ],
+)
+def test_what_squeezing_is_worth_runs_quickly(name, titles):
+    before = sorted(_harness.RESULTS.glob(f"{name}/*"))
+    run = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.bench_{name}", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    assert all(title in run.stdout for title in titles)
+    if name == "preprocessing":
+        assert run.stdout.count("JPEG alone, AUC") == 2  # a line beside each table
+    assert sorted(_harness.RESULTS.glob(f"{name}/*")) == before
 
 
 def test_attacks_run_quickly():
