@@ -436,7 +436,8 @@ def assert_same_outputs(
     **tolerance: Any,
 ) -> None:
     """Compare labels exactly, and numbers to the tolerance that the design names."""
-    tolerance = {"rtol": 1e-5, "atol": 1e-7, **tolerance}
+    # a float32 net moves by some 1e-7 with its batch, and scores may lie near zero
+    tolerance = {"rtol": 1e-5, "atol": 1e-6, **tolerance}
     assert found.keys() == expected.keys() != set()
     for method, values in found.items():
         if method == "predict":

@@ -111,12 +111,21 @@ def test_scikit_learn_more(instance, check):
     run_check(estimator, getattr(estimator_checks, check), name)
 
 
+def in_order(estimator):
+    """Return the repr, members of skorch's sets sorted: a copy may order them anew."""
+    return re.sub(
+        r"\{('[^{}:]*')\}",
+        lambda found: str(sorted(found[1].split(", "))),
+        repr(estimator),
+    )
+
+
 @ANY_INSTANCE
 def test_clone_and_params(instance):
     fitted = fit(instance)
     twin = clone(fitted)
     assert not any(name.endswith("_") for name in vars(twin))
-    assert repr(twin) == repr(fitted) == repr(instance.estimator)
+    assert in_order(twin) == in_order(fitted) == in_order(instance.estimator)
     pipe = make_pipeline(StandardScaler(), twin)
     step = pipe.steps[-1][0]
     for name, values in instance.grid.items():
