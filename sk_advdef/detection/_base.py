@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,20 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sk_advdef._base import Stamped
+from sk_advdef._torch._fingerprint import (
+    check_memory_parameter,
+    fingerprint,
+    remembered,
+)
 from sk_advdef._torch._models import is_frozen
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.detection._threshold import conformal_offset, one_split
+
+#: Parameters that change nothing of what is learned; the seed counts by itself.
+_NO_MATTER = ("contamination", "memory", "random_state")
+
+#: Parameters that change nothing of the scores, once there is a model.
+_OF_THRESHOLD = {*_NO_MATTER, "cv", "estimator"}
 
 
 class Detector(OutlierMixin, Stamped):
@@ -28,10 +40,14 @@ class Detector(OutlierMixin, Stamped):
     cv: Any
     random_state: Any
 
+    #: names of what ``fit`` found
+    _learned: tuple[str, ...] = ()
+
     def _check_parameters(self) -> None:
         check_number(
             self, "contamination", self.contamination, low=0, high=0.5, closed="right"
         )
+        check_memory_parameter(self, self._memory())
 
     def _default_estimator(self, y: Any) -> Any:
         raise NotImplementedError
@@ -74,41 +90,97 @@ class Detector(OutlierMixin, Stamped):
         self : object
             The fitted detector.
         """
+        return self._fit_on(X, y, None)
+
+    def _fit_on(self, X: Any, y: Any, known: Any) -> Any:
+        """Fit on new rows; ``known`` are rows, with labels, that a model has seen."""
         self._check_parameters()
         X = self._rows(X, reset=True)
-        seed = seed_from(self.random_state)
-        if is_frozen(self.estimator):
-            self.estimator_, held = self.estimator, X
-            part = X, y
-            if self._learns(X):
-                part, held = self._set_aside(X, y, seed)
-            self._fit_scores(*part, seed)
-        else:
+        frozen = is_frozen(self.estimator)
+        if not frozen:
             y = self._labels(
                 X, y, " To watch a model without y, pass FrozenEstimator(fitted_model)."
             )
-            fitted, held_out = one_split(self, self.cv, X, y, seed)
-            part = _safe_indexing(X, fitted), _safe_indexing(y, fitted)
-            self.estimator_ = self._fit_model(*part, seed)
-            self._fit_scores(*part, seed)
-            held = _safe_indexing(X, held_out)
-        scores = self._raw_scores(held)
+        for name in self._learned:
+            delattr(self, name)
+        self._learned = ()
+        given = copy.deepcopy(self.random_state)  # drawing a seed may move it on
+        seed = seed_from(self.random_state)
+
+        def key() -> str:
+            params = self.get_params(deep=False)
+            params = {k: v for k, v in params.items() if k not in _NO_MATTER}
+            return fingerprint("fit", type(self), params, given, X, y, known)
+
+        def compute() -> tuple[dict[str, Any], np.ndarray]:
+            before = set(vars(self))
+            try:
+                held = self._learn(X, y, known, seed)
+            finally:
+                self._learned = tuple(name for name in vars(self) if name not in before)
+            learned = {name: getattr(self, name) for name in self._learned}
+            if frozen:
+                del learned["estimator_"]
+            return learned, self._raw_scores(held)
+
+        learned, scores = remembered(self._memory(), key, compute)
+        for name, value in learned.items():
+            setattr(self, name, value)
+        self._learned = (*learned, "estimator_") if frozen else tuple(learned)
+        if frozen:
+            self.estimator_ = self.estimator
         self.offset_ = conformal_offset(scores, self.contamination)
         spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25])))
         self.scale_ = spread if spread > 0 else 1.0
         return self
 
+    def _learn(self, X: Any, y: Any, known: Any, seed: int) -> Any:
+        """Fit the model and what the scores need; return rows for the threshold."""
+        if is_frozen(self.estimator):
+            self.estimator_ = self.estimator
+        else:
+            fitted, held = one_split(self, self.cv, X, y, seed)
+            known = _safe_indexing(X, fitted), _safe_indexing(y, fitted)
+            self.estimator_ = self._fit_model(known[0], known[1], seed)
+            X, y = _safe_indexing(X, held), _safe_indexing(y, held)
+        return self._learn_around(X, y, known, seed)
+
+    def _learn_around(self, X: Any, y: Any, known: Any, seed: int) -> Any:
+        """Fit what the scores need; return rows for the threshold."""
+        if known is None and self._learns(X):
+            known, (X, y) = self._set_aside(X, y, seed)
+        rows, labels = (X, y) if known is None else known
+        self._fit_scores(rows, labels, seed)
+        return X
+
+    def _memory(self) -> Any:
+        return getattr(self, "memory", None)
+
+    def _is_fresh(self) -> bool:
+        """Whether scores of the same rows differ from call to call."""
+        return getattr(self, "masks", "fixed") == "fresh"
+
+    def _scored(self, X: Any) -> np.ndarray:
+        """Return raw scores, from the memory where they are known there."""
+        if self._is_fresh():
+            return self._raw_scores(X)
+
+        def key() -> str:
+            names = {*self.get_params(deep=False), *self._learned} - _OF_THRESHOLD
+            state = {name: getattr(self, name) for name in names}
+            return fingerprint("scores", type(self), state, X)
+
+        return remembered(self._memory(), key, lambda: self._raw_scores(X))
+
     def _set_aside(self, X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-        """Return the part to learn from, with labels, and the rows of the threshold.
+        """Return the part to learn from, and the rows of the threshold, with labels.
 
         The share that ``cv`` holds out is learned from: where the model is fitted
         already, there is little to learn, and the threshold takes all other rows.
         """
         labels = np.zeros(_num_samples(X)) if y is None else y
         rest, learned = one_split(self, self.cv, X, labels, seed)
-        part = _safe_indexing(X, learned)
-        part_y = None if y is None else _safe_indexing(y, learned)
-        return (part, part_y), _safe_indexing(X, rest)
+        return _rows_of(X, y, learned), _rows_of(X, y, rest)
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
         """Fit, and tell which rows of ``X`` look genuine.
@@ -141,7 +213,7 @@ class Detector(OutlierMixin, Stamped):
             The score of each row.
         """
         check_is_fitted(self)
-        return self._raw_scores(self._rows(X))
+        return self._scored(self._rows(X))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return ``score_samples(X) - offset_``: at least 0 for genuine.
@@ -194,3 +266,7 @@ class Detector(OutlierMixin, Stamped):
         check_is_fitted(self)
         genuine = expit(self.decision_function(X) / self.scale_)
         return np.stack([1 - genuine, genuine], axis=1)
+
+
+def _rows_of(X: Any, y: Any, rows: np.ndarray) -> tuple[Any, Any]:
+    return _safe_indexing(X, rows), None if y is None else _safe_indexing(y, rows)

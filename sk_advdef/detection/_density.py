@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_array, column_or_1d, gen_batches
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils import check_array, column_or_1d, gen_batches
+from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import (
     classes_of,
@@ -23,7 +23,6 @@ from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import check_number, check_option, invalid
 from sk_advdef.detection import _densities
 from sk_advdef.detection._base import Detector
-from sk_advdef.detection._threshold import one_split
 
 METHODS = (
     "kernel_density",
@@ -77,6 +76,10 @@ class DensityDetector(Detector):
         Share of the rows held out for the threshold, the number of folds of which the
         first is held out, or a splitter whose first split is used. Around a frozen
         model the other rows are those that the density is fitted on.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep what ``fit`` learns and the scores of rows, as a folder or a
+        Memory, so that a search over ``contamination`` fits and scores once. Models
+        count by their weights.
     random_state : int, RandomState instance or None, default=None
         Seeds the split, and the training of a net.
 
@@ -165,6 +168,7 @@ class DensityDetector(Detector):
         shrinkage: Any = "auto",
         contamination: float = 0.05,
         cv: Any = 0.2,
+        memory: Any = None,
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
@@ -175,6 +179,7 @@ class DensityDetector(Detector):
         self.shrinkage = shrinkage
         self.contamination = contamination
         self.cv = cv
+        self.memory = memory
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
@@ -230,11 +235,9 @@ class DensityDetector(Detector):
         return True
 
     def _set_aside(self, X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-        labels = np.zeros(_num_samples(X)) if y is None else column_or_1d(y)
-        fitted, held = one_split(self, self.cv, X, labels, seed)
-        part = _safe_indexing(X, fitted)
-        part_y = None if y is None else labels[fitted]
-        return (part, part_y), _safe_indexing(X, held)
+        # the other way around than where there is little to learn
+        held, fitted = super()._set_aside(X, y, seed)
+        return fitted, held
 
     # --- what the densities are fitted on
 
@@ -247,8 +250,6 @@ class DensityDetector(Detector):
         self._densities = [self._fit_density(f, codes) for f in features]
         if self.method == "kernel_density":
             self.bandwidth_ = np.array([bandwidth for _, bandwidth in self._densities])
-        elif hasattr(self, "bandwidth_"):
-            del self.bandwidth_
         self._location, self._scale = np.zeros(1), np.ones(1)
         if len(features) > 1:
             spreads = map(self._spread, self._densities, features)

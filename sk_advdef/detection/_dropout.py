@@ -135,6 +135,10 @@ class DropoutUncertaintyDetector(Detector):
         Share of the rows held out for the threshold, the number of folds of which the
         first is held out, or a splitter whose first split is used. Not used around a
         frozen model.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep what ``fit`` learns and the scores of rows, as a folder or a
+        Memory, so that a search over ``contamination`` fits and scores once. Models
+        count by their weights.
     random_state : int, RandomState instance or None, default=None
         Seeds the split, the training and the sub-networks.
 
@@ -168,7 +172,8 @@ class DropoutUncertaintyDetector(Detector):
     the share of new genuine rows that is flagged is at most ``contamination``, on
     average over draws of the held-out rows.
 
-    Dropout inside ``torch.nn.MultiheadAttention`` and recurrent layers stays off.
+    All dropout modules of torch are sampled, and the dropout inside MultiheadAttention
+    and between the layers of LSTM, GRU and RNN. Functions that drop are refused.
 
     **What an adaptive attacker does to it**: the sub-networks are differentiable, so he
     lowers the disagreement together with the loss; an attack through all of them
@@ -204,6 +209,7 @@ class DropoutUncertaintyDetector(Detector):
         masks: str = "fixed",
         contamination: float = 0.05,
         cv: Any = 0.2,
+        memory: Any = None,
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
@@ -212,6 +218,7 @@ class DropoutUncertaintyDetector(Detector):
         self.masks = masks
         self.contamination = contamination
         self.cv = cv
+        self.memory = memory
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:

@@ -149,15 +149,16 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         shared = not is_frozen(detector) and detector.estimator is None
         if is_frozen(self.estimator):
             self.estimator_ = self.estimator
-            rows, labels = X, y
+            rows, labels, known = X, y, None
         else:
             y = self._labels(X, y)
-            rows, labels = X, y
+            rows, labels, known = X, y, None
             if shared:
                 seed = seed_from(detector.random_state)
                 fitted, held = one_split(detector, detector.cv, X, y, seed)
                 rows, labels = _safe_indexing(X, held), _safe_indexing(y, held)
                 X, y = _safe_indexing(X, fitted), _safe_indexing(y, fitted)
+                known = X, y
             self.estimator_ = self._adapted().fit(X, y)
         self.classes_ = classes_of(self.estimator_)
         self.reject_label_ = self._checked_label()
@@ -167,7 +168,7 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             detector = clone(detector)
             if shared:
                 detector.set_params(estimator=FrozenEstimator(self.estimator_))
-            self.detector_ = detector.fit(rows, labels)
+            self.detector_ = detector._fit_on(rows, labels, known)
         return self
 
     def _adapted(self) -> Any:

@@ -84,6 +84,10 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
     channel_axis : int, default=-1
         Axis of the channels within one image of three axes, for the squeezers that
         stand for None.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep what ``fit`` learns and the scores of rows, as a folder or a
+        Memory, so that a search over ``contamination`` fits and scores once. Models
+        count by their weights.
 
     Attributes
     ----------
@@ -168,6 +172,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         random_state: Any = None,
         image_shape: Any = None,
         channel_axis: int = -1,
+        memory: Any = None,
     ) -> None:
         self.estimator = estimator
         self.squeezers = squeezers
@@ -176,6 +181,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         self.random_state = random_state
         self.image_shape = image_shape
         self.channel_axis = channel_axis
+        self.memory = memory
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags of this estimator."""

@@ -14,6 +14,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
+from sk_advdef._torch._fingerprint import (
+    check_memory_parameter,
+    fingerprint,
+    remembered,
+)
 from sk_advdef._torch._models import (
     class_scores,
     last_step,
@@ -52,14 +57,11 @@ def tpr_at_fpr(genuine: np.ndarray, attacked: np.ndarray, rate: float) -> float:
 class DetectionScorer:
     """A scorer: called with a fitted detector, genuine rows and labels, it attacks."""
 
-    def __init__(self, attack: Any, metric: str) -> None:
-        self.attack, self.metric = attack, metric
+    def __init__(self, attack: Any, metric: str, memory: Any = None) -> None:
+        self.attack, self.metric, self.memory = attack, metric, memory
 
-    def __call__(self, detector: Any, X: Any, y: Any) -> float:
-        """Return how well attacked rows are told from genuine ones."""
-        y = column_or_1d(y)
-        check_consistent_length(X, y)
-        model = _watched(detector)
+    def _attacked(self, model: Any, X: Any, y: np.ndarray) -> list[Any]:
+        """Make rows that fool the model, for each attack."""
         right = np.flatnonzero(predict(model, X) == y)
         attacked = []
         for attack in as_attacks(self.attack):
@@ -68,6 +70,18 @@ class DetectionScorer:
                 result = attack.run(model, rows, y[right])
                 fooled = np.flatnonzero(result.fooled)
                 attacked.append(_safe_indexing(result.X_adv, fooled))
+        return attacked
+
+    def __call__(self, detector: Any, X: Any, y: Any) -> float:
+        """Return how well attacked rows are told from genuine ones."""
+        y = column_or_1d(y)
+        check_consistent_length(X, y)
+        model = _watched(detector)
+        attacked = remembered(
+            self.memory,
+            lambda: fingerprint("attacked", model, as_attacks(self.attack), X, y),
+            lambda: self._attacked(model, X, y),
+        )
         count = sum(len(rows) for rows in attacked)
         if count < FEWEST_SUCCESSES:
             warnings.warn(
@@ -97,11 +111,12 @@ class DetectionScorer:
 
     def __repr__(self) -> str:
         """Return the call that makes this scorer."""
-        return f"make_detection_scorer({self.attack!r}, metric={self.metric!r})"
+        memory = "" if self.memory is None else f", memory={self.memory!r}"
+        return f"make_detection_scorer({self.attack!r}, metric={self.metric!r}{memory})"
 
 
 def make_detection_scorer(
-    attack: Any, *, metric: str = "balanced_accuracy"
+    attack: Any, *, metric: str = "balanced_accuracy", memory: Any = None
 ) -> DetectionScorer:
     """Make a scorer of detectors for ``cross_validate`` and GridSearchCV.
 
@@ -118,6 +133,9 @@ def make_detection_scorer(
         "balanced_accuracy" judges the detector's own threshold; "tpr_at_fpr_0.05" is
         the share of attacked rows found at the threshold that flags 5 % of the genuine
         rows given.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep attacked rows, as a folder or a Memory: a search makes them once
+        for each fold and model. An attack without a seed is remembered too.
 
     Returns
     -------
@@ -151,7 +169,8 @@ def make_detection_scorer(
     """
     as_attacks(attack)
     check_option("make_detection_scorer", "metric", metric, METRICS)
-    return DetectionScorer(attack, metric)
+    check_memory_parameter("make_detection_scorer", memory)
+    return DetectionScorer(attack, metric, memory)
 
 
 def rejection_robust_error(

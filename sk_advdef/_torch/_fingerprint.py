@@ -1,0 +1,185 @@
+"""Keys of what was computed: by the values that matter, weights as NumPy arrays.
+
+Loads no torch itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.utils.validation import check_memory
+
+from sk_advdef._torch._models import is_skorch, unfrozen
+from sk_advdef._validation import invalid
+from sk_advdef._version import __version__
+
+#: What changes no result.
+_NO_MATTER = {"memory", "n_jobs", "verbose"}
+
+#: What a trained skorch net answers by.
+_ANSWERS_BY = ("module_", "criterion_", "predict_nonlinearity")
+
+#: What a lazy module has before its first call, or after it only; the weights tell it.
+_OF_LAZY = {
+    "_initialize_hook",
+    "_load_hook",
+    "in_channels",
+    "in_features",
+    "num_features",
+}
+
+#: Packages whose classes are told by name and version alone.
+_KNOWN = ("builtins", "numpy", "scipy", "sk_advdef", "sklearn", "skorch", "torch")
+
+
+def remembered(memory: Any, key: Callable[[], str], compute: Callable[[], Any]) -> Any:
+    """Return what ``compute`` returns, from ``memory`` where the key is known there."""
+    if memory is None:
+        return compute()
+    answer = check_memory(memory).cache(_answer, ignore=["compute"])
+    return answer(key(), compute)
+
+
+def _answer(key: str, compute: Callable[[], Any]) -> Any:
+    return compute()
+
+
+def check_memory_parameter(owner: object, memory: Any) -> None:
+    """Refuse what cannot hold anything."""
+    if not (memory is None or isinstance(memory, str) or hasattr(memory, "cache")):
+        raise invalid(owner, "memory", "a path as str, a joblib.Memory or None", memory)
+
+
+def fingerprint(*values: Any) -> str:
+    """Return the same text for the same values, in any process.
+
+    Models count by their parameters and by what they learned; the weights of nets are
+    read as NumPy arrays. What sets no result, such as ``n_jobs``, is left out.
+    """
+    digest = hashlib.sha256(__version__.encode())
+    _feed(digest.update, values, {})
+    return digest.hexdigest()
+
+
+def _feed(put: Callable[[bytes], None], value: Any, seen: dict[int, Any]) -> None:
+    """Write a value in a form of its own."""
+    value = unfrozen(value)
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        put(f"{type(value).__name__} {value!r};".encode())
+        return
+    if id(value) in seen:  # the same object again: told by when it came first
+        put(f"again {seen[id(value)][0]};".encode())
+        return
+    # held, lest another object get the id of one that is gone
+    seen[id(value)] = len(seen), value
+    feed = functools.partial(_feed, put, seen=seen)
+    # a lazy module that was unpickled becomes what it stands for at its first call
+    kind = getattr(type(value), "cls_to_become", None) or type(value)
+    put(f"{kind.__module__}.{kind.__qualname__}(".encode())
+    if isinstance(value, (np.ndarray, np.generic)):
+        _feed_array(put, feed, np.asarray(value))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            feed(item)
+    elif isinstance(value, (dict, types.MappingProxyType)):
+        _feed_dict(feed, dict(value))
+    elif isinstance(value, (set, frozenset)):
+        feed(sorted(fingerprint(item) for item in value))
+    elif hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        for name in value.columns:
+            feed(name)
+            feed(value[name].to_numpy())
+    elif isinstance(value, type):
+        feed(_source(value))
+    elif isinstance(value, functools.partial):
+        _feed_dict(feed, {"f": value.func, "a": value.args, "k": value.keywords})
+    elif isinstance(value, types.MethodType):
+        feed(value.__func__)
+        feed(value.__self__)
+    elif isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        code = value.__code__
+        feed([value.__module__, value.__qualname__, code.co_code, code.co_names])
+        feed([_plain(c) for c in code.co_consts])
+        feed([value.__defaults__, value.__kwdefaults__, cells])
+    elif isinstance(value, np.random.RandomState):
+        feed(value.get_state(legacy=False))
+    elif isinstance(value, np.random.Generator):
+        feed(value.bit_generator.state)
+    elif not _feed_of_torch(feed, value):
+        _feed_object(feed, value)
+    put(b")")
+
+
+def _plain(constant: Any) -> Any:
+    """Turn code within code to its instructions."""
+    if isinstance(constant, types.CodeType):
+        return [constant.co_code, constant.co_names, *map(_plain, constant.co_consts)]
+    return constant
+
+
+def _feed_array(put: Any, feed: Any, array: np.ndarray) -> None:
+    if array.dtype == object:
+        feed(array.tolist())
+        return
+    put(f"{array.dtype.str} {array.shape}".encode())
+    put(np.ascontiguousarray(array).tobytes())
+
+
+def _feed_dict(feed: Any, values: dict[Any, Any]) -> None:
+    for key in sorted(values, key=repr):
+        feed(key)
+        feed(values[key])
+
+
+def _source(cls: type) -> list[str]:
+    """Return the name of a class and, of a class of the user's, its text."""
+    told = [cls.__module__, cls.__qualname__]
+    if cls.__module__.partition(".")[0] not in _KNOWN:
+        with contextlib.suppress(OSError, TypeError):  # typed at a prompt
+            told.append(inspect.getsource(cls))
+    return told
+
+
+def _feed_of_torch(feed: Any, value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        feed(str(value.dtype))
+        feed((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+    elif isinstance(value, (torch.dtype, torch.device)):
+        feed(str(value))
+    elif isinstance(value, torch.nn.Module):
+        own = {"_parameters", "_buffers", "_modules"}
+        hidden = set(vars(torch.nn.Module())) - own | _OF_LAZY
+        feed(getattr(type(value), "cls_to_become", None) or type(value))
+        _feed_dict(feed, {k: v for k, v in vars(value).items() if k not in hidden})
+    else:
+        return False
+    return True
+
+
+def _feed_object(feed: Any, value: Any) -> None:
+    if is_skorch(value):
+        params = value.get_params(deep=False)
+        if hasattr(value, "module_"):
+            params = {k: v for k, v in params.items() if not k.startswith("callbacks")}
+            params |= {f"fitted {k}": getattr(value, k, None) for k in _ANSWERS_BY}
+        feed(type(value))
+        _feed_dict(feed, {k: v for k, v in params.items() if k not in _NO_MATTER})
+    elif type(value).__module__ != "builtins" and hasattr(value, "__dict__"):
+        feed(type(value))
+        _feed_dict(feed, {k: v for k, v in vars(value).items() if k not in _NO_MATTER})
+    else:
+        feed(joblib.hash(value))

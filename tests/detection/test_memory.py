@@ -1,0 +1,179 @@
+"""What detectors and their scorer remember, and what makes them forget."""
+
+import pickle
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+
+from sk_advdef import (
+    PGD,
+    BitDepthSqueezer,
+    DensityDetector,
+    DropoutUncertaintyDetector,
+    FeatureSqueezingDetector,
+    make_detection_scorer,
+)
+from sk_advdef._torch._fingerprint import fingerprint
+from sk_advdef._torch._net import NetClassifier
+from tests._instances import make_rows, small_net
+
+X, y = make_rows(n_samples=240)
+ATTACK = PGD(3.0, steps=5, bounds=None, random_state=0)
+SQUEEZERS = [("bits", BitDepthSqueezer(2, value_range=(-9, 9)))]
+DETECTORS = {
+    "dropout": DropoutUncertaintyDetector(
+        small_net(max_epochs=2), n_passes=8, random_state=0
+    ),
+    "density": DensityDetector(LogisticRegression(max_iter=1000), random_state=0),
+    "squeezing": FeatureSqueezingDetector(squeezers=SQUEEZERS, random_state=0),
+}
+every_detector = pytest.mark.parametrize("name", DETECTORS)
+
+
+@pytest.fixture(autouse=True)
+def few_rows():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only .* attacks succeeded")
+        warnings.filterwarnings("ignore", "Persisting input arguments")
+        yield
+
+
+def counted(monkeypatch, cls, method):
+    """Count the calls of a method."""
+    calls, original = [], getattr(cls, method)
+
+    def call(self, *args):
+        calls.append(method)
+        return original(self, *args)
+
+    monkeypatch.setattr(cls, method, call)
+    return calls
+
+
+@every_detector
+def test_remembered_is_the_same(name, tmp_path):
+    plain = clone(DETECTORS[name]).fit(X, y)
+    for _ in range(2):
+        kept = clone(DETECTORS[name]).set_params(memory=str(tmp_path)).fit(X, y)
+        for method in ("score_samples", "predict"):
+            np.testing.assert_allclose(
+                getattr(kept, method)(X), getattr(plain, method)(X), rtol=1e-6
+            )
+        again = pickle.loads(pickle.dumps(kept))
+        np.testing.assert_array_equal(again.predict(X), kept.predict(X))
+
+
+@every_detector
+def test_many_thresholds_cost_one_fit_and_one_scoring(name, tmp_path, monkeypatch):
+    memory = joblib.Memory(tmp_path, verbose=0)
+    detector = clone(DETECTORS[name]).set_params(memory=memory)
+    fits = counted(monkeypatch, type(detector), "_fit_model")
+    scorings = counted(monkeypatch, type(detector), "_raw_scores")
+    attacks = counted(monkeypatch, PGD, "run")
+    search = GridSearchCV(
+        detector,
+        {"contamination": np.linspace(0.05, 0.4, 8)},
+        scoring=make_detection_scorer(ATTACK, metric="roc_auc", memory=memory),
+        cv=2,
+        refit=False,
+    )
+    search.fit(X, y)
+    assert len(fits) == 2 and len(attacks) == 2
+    assert len(scorings) <= 2 * 3  # held-out, genuine and attacked rows of each fold
+    plain = clone(search).set_params(
+        estimator=clone(DETECTORS[name]),
+        scoring=make_detection_scorer(ATTACK, metric="roc_auc"),
+    )
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"],
+        plain.fit(X, y).cv_results_["mean_test_score"],
+    )
+
+
+def test_what_matters_is_computed_anew(tmp_path, monkeypatch):
+    detector = DropoutUncertaintyDetector(
+        small_net(max_epochs=1), n_passes=8, random_state=0, memory=str(tmp_path)
+    )
+    fits = counted(monkeypatch, DropoutUncertaintyDetector, "_fit_model")
+    detector.fit(X, y)
+    for n, change in enumerate(
+        [
+            {"random_state": 1},
+            {"n_passes": 9},
+            {"estimator__lr": 0.5},
+            {"cv": 0.3},
+        ],
+        start=2,
+    ):
+        clone(detector).set_params(**change).fit(X, y)
+        assert len(fits) == n, change
+    moved = X.copy()
+    moved[0, 0] += 1
+    clone(detector).fit(moved, y)
+    assert len(fits) == 6
+    clone(detector).set_params(contamination=0.2).fit(X, y)
+    assert len(fits) == 6
+
+
+def test_scores_follow_the_weights_of_a_frozen_net(tmp_path):
+    scores = []
+    for epochs in (1, 5):
+        net = NetClassifier(small_net(max_epochs=epochs), random_state=0)
+        detector = DropoutUncertaintyDetector(
+            FrozenEstimator(net.fit(X, y)), n_passes=8, memory=str(tmp_path)
+        ).set_params(random_state=0)
+        plain = clone(detector).set_params(memory=None)
+        scores.append(detector.fit(X).score_samples(X))
+        np.testing.assert_allclose(scores[-1], plain.fit(X).score_samples(X))
+    assert (scores[0] != scores[1]).any()
+
+
+def test_fresh_masks_are_not_remembered(tmp_path):
+    detector = DropoutUncertaintyDetector(
+        small_net(max_epochs=1), masks="fresh", random_state=0, memory=str(tmp_path)
+    ).fit(X, y)
+    assert (detector.score_samples(X) != detector.score_samples(X)).any()
+
+
+def test_fingerprints():
+    assert fingerprint(X, y) == fingerprint(X.copy(), y.copy())
+    assert fingerprint(X) != fingerprint(X.T)
+    assert fingerprint(X) != fingerprint(X.astype(np.float32))
+    assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+    assert fingerprint({1, 2}) == fingerprint({2, 1})
+    models = [KNeighborsClassifier(n_jobs=n).fit(X, y) for n in (None, 1)]
+    assert fingerprint(models[0]) == fingerprint(models[1])
+    models = [LogisticRegression(C=c).fit(X, y) for c in (1.0, 1.0, 2.0)]
+    told = [fingerprint(model) for model in models]
+    assert told[0] == told[1] != told[2]
+
+
+class Own(LogisticRegression):
+    pass
+
+
+class Other(LogisticRegression):
+    pass
+
+
+def test_fingerprints_do_not_hang_on_what_came_before():
+    """Objects made on the way are no second sight of those that are gone."""
+    told = {fingerprint([Own, Other, Own(C=c), Other()]) for c in [1.0] * 30}
+    assert len(told) == 1
+    assert fingerprint([Own, Other]) != fingerprint([Other, Own])
+
+
+@pytest.mark.parametrize("owner", ["detector", "scorer"])
+def test_bad_memory(owner):
+    with pytest.raises(ValueError, match=r"'memory' parameter of .* must be a path"):
+        if owner == "scorer":
+            make_detection_scorer(ATTACK, memory=3)
+        else:
+            DropoutUncertaintyDetector(memory=3).fit(X, y)
