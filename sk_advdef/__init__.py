@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sk_advdef.attacks._tree_exact import TreeExact
     from sk_advdef.attacks._tree_result import TreeExactResult
     from sk_advdef.concealment._concealed import ConcealedClassifier
+    from sk_advdef.concealment._guarded import GuardedClassifier
+    from sk_advdef.concealment._refused import QueryRefused
     from sk_advdef.concealment._similar import SimilarQueryDetector
     from sk_advdef.detection._density import DensityDetector
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
@@ -72,12 +74,14 @@ __all__ = [
     "FeatureSpace",
     "FeatureSqueezingDetector",
     "GrayscaleSqueezer",
+    "GuardedClassifier",
     "HopSkipJump",
     "JSMA",
     "JpegSqueezer",
     "MedianSqueezer",
     "PGD",
     "PerturbationDisplay",
+    "QueryRefused",
     "RandomSearch",
     "RejectingClassifier",
     "RobustnessCurveDisplay",
@@ -121,12 +125,14 @@ _LAZY = {
     "FeatureSpace": "sk_advdef.attacks._space",
     "FeatureSqueezingDetector": "sk_advdef.detection._squeezing",
     "GrayscaleSqueezer": "sk_advdef.squeezers._grayscale",
+    "GuardedClassifier": "sk_advdef.concealment._guarded",
     "HopSkipJump": "sk_advdef.attacks._hop_skip_jump",
     "JSMA": "sk_advdef.attacks._jsma",
     "JpegSqueezer": "sk_advdef.squeezers._jpeg",
     "MedianSqueezer": "sk_advdef.squeezers._median",
     "PGD": "sk_advdef.attacks._pgd",
     "PerturbationDisplay": "sk_advdef.evaluation._perturbation",
+    "QueryRefused": "sk_advdef.concealment._refused",
     "RandomSearch": "sk_advdef.attacks._random_search",
     "RejectingClassifier": "sk_advdef.detection._rejecting",
     "RobustnessCurveDisplay": "sk_advdef.evaluation._robustness_curve",

@@ -39,6 +39,7 @@ from sk_advdef import (
     DropoutUncertaintyDetector,
     FeatureSqueezingDetector,
     GrayscaleSqueezer,
+    GuardedClassifier,
     JpegSqueezer,
     MedianSqueezer,
     RejectingClassifier,
@@ -383,6 +384,17 @@ INSTANCES = [
         own_width=True,
         learns=False,
         warns=NAMELESS,
+    ),
+    Instance(GuardedClassifier(linear), {"estimator__C": [0.1, 1.0]}),
+    Instance(
+        GuardedClassifier(
+            linear,
+            monitor=SimilarQueryDetector(random_state=0),
+            limit="1000000/second",
+            action="flag",
+        ),
+        {"action": ["decoy", "flag"], "limit": [None, "500000/second"]},
+        warns=FEW,
     ),
     Instance(
         SimilarQueryDetector(random_state=0),

@@ -11,6 +11,7 @@ import numpy as np
 from sk_advdef._validation import invalid
 
 SIZE = 16
+ALLOWED = "None, a str, bytes or an int, or one of these a row"
 
 
 def account_id(owner: object, account: Any, key: bytes = b"") -> bytes:
@@ -24,8 +25,7 @@ def account_id(owner: object, account: Any, key: bytes = b"") -> bytes:
     elif isinstance(account, numbers.Integral) and not isinstance(account, bool):
         name = b"i%d" % int(account)
     else:
-        allowed = "None, a str, bytes or an int, or one of these a row"
-        raise invalid(owner, "account", allowed, account)
+        raise invalid(owner, "account", ALLOWED, account)
     return blake2b(name, key=key, digest_size=SIZE).digest()
 
 
@@ -42,4 +42,7 @@ def per_row(owner: object, account: Any, n_rows: int) -> list[Any]:
             f"{len(accounts)} accounts for {n_rows} rows. Pass one account, or one a "
             "row."
         )
+    for one in accounts:
+        if not isinstance(one, (str, bytes, numbers.Integral, type(None))):
+            raise invalid(owner, "account", ALLOWED, one)
     return accounts

@@ -179,7 +179,7 @@ class SimilarQueryDetector(Stamped):
     >>> (detector.observe(X[1200:1300], account="alice") < detector.offset_).sum()
     np.int64(0)
     >>> rng = np.random.default_rng(0)
-    >>> variants = X[1300] + 0.01 * rng.normal(size=(8, 64))
+    >>> variants = X[1300] + 0.005 * rng.normal(size=(8, 64))
     >>> scores = detector.observe(variants, account="mallory")
     >>> (scores < detector.offset_).tolist()
     [False, False, False, False, True, True, True, True]
@@ -475,9 +475,10 @@ class SimilarQueryDetector(Stamped):
         accounts: list[Any],
         watch: Watch,
         notes: np.ndarray | None = None,
+        now: float | None = None,
     ) -> list[Seen]:
         """Score and remember checked rows."""
-        codes, now = self._codes(rows, watch), self._now()
+        codes, now = self._codes(rows, watch), self._now() if now is None else now
         ids = {name: account_id(self, name, watch.key) for name in set(accounts)}
         queries = [
             Query(

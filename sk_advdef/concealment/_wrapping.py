@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils import check_array, get_tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
 from sk_advdef._torch._models import (
@@ -43,9 +43,8 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags of this estimator."""
         tags = super().__sklearn_tags__()
-        frozen = is_frozen(self.estimator)
-        tags.target_tags.required = not frozen
-        tags.requires_fit = not frozen
+        tags.target_tags.required = not is_frozen(self.estimator)
+        tags.requires_fit = not self._is_ready_without_fit()
         tags.input_tags.three_d_array = is_net(self.estimator)
         if not is_net(self.estimator):
             inner = get_tags(unfrozen(self.estimator))
@@ -57,7 +56,10 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a model to ask."""
-        return "estimator_" in vars(self) or is_frozen(self.estimator)
+        return "estimator_" in vars(self) or self._is_ready_without_fit()
+
+    def _is_ready_without_fit(self) -> bool:
+        return is_frozen(self.estimator)
 
     @property
     def _model(self) -> Any:
@@ -122,18 +124,16 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     def _inputs(self, X: Any, *, reset: bool = False) -> Any:
         """Check rows as scikit-learn would, so that the model's own errors are few."""
         tags = self.__sklearn_tags__().input_tags
+        checks: dict[str, Any] = {
+            "dtype": None if tags.string or tags.categorical else "numeric",
+            "ensure_all_finite": not tags.allow_nan,
+            "allow_nd": True,
+        }
+        if not hasattr(X, "columns"):
+            return validate_data(self, X, reset=reset, **checks)
         X = self._rows(X, reset=reset)
-        is_frame = hasattr(X, "columns")
-        any_kind = is_frame or tags.string or tags.categorical
-        checked = check_array(
-            X,
-            dtype=None if any_kind else "numeric",
-            ensure_all_finite=not tags.allow_nan,
-            allow_nd=True,
-            estimator=self,
-            input_name="X",
-        )
-        return X if is_frame else checked
+        check_array(X, **checks | {"dtype": None}, estimator=self, input_name="X")
+        return X
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
         """Ask the model; what it raises goes to the log, and none of it further."""

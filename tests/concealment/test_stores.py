@@ -21,7 +21,6 @@ from tests.concealment._stores import (
     append_and_read,
     entries,
     in_processes,
-    take_until_refused,
 )
 
 NOW = 1_800_000_000 * SECOND
@@ -130,12 +129,6 @@ def test_limit_is_exact_under_threads(uri):
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(ask, range(8))) == 100
     store.close()
-
-
-@SHARED_STORE
-def test_limit_is_exact_under_processes(uri):
-    call = (uri, SECOND, 100 * SECOND, NOW, 60)
-    assert sum(in_processes(take_until_refused, *[call] * 4)) == 100
 
 
 @EVERY_STORE

@@ -1,0 +1,164 @@
+"""The live state of a guard: its store, its watch, what it counted, its audit log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from typing import Any
+
+import numpy as np
+
+from sk_advdef.concealment._accounts import account_id
+from sk_advdef.concealment._gcra import SECOND, Rate
+from sk_advdef.concealment._history import Seen
+from sk_advdef.concealment._refused import QueryRefused
+from sk_advdef.concealment._store import Store, StoreError
+from sk_advdef.concealment._watch import Watch
+
+audit = logging.getLogger("sk_advdef.audit")
+logger = logging.getLogger("sk_advdef.concealment")
+
+COUNTED = (
+    "calls",
+    "rows",
+    "allowed_rows",
+    "repeated_rows",
+    "suspicious_rows",
+    "refused_for_rate",
+    "refused_for_similarity",
+    "refused_as_unavailable",
+    "answered_without_store",
+)
+#: Accounts whose latest scores are kept for a plot, and how many of each.
+RECENT_ACCOUNTS = 1000
+RECENT_SCORES = 1000
+
+
+def shown(account: Any) -> str | int | None:
+    """Return an account as the audit log has it."""
+    return account.hex() if isinstance(account, bytes) else account
+
+
+class Gate:
+    """Throttles and watches; every question to the store goes through here."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        rate: Rate | None,
+        watch: Watch | None,
+        key: bytes,
+        is_open: bool,
+        clock: Any,
+    ) -> None:
+        self.store, self.rate, self.watch = store, rate, watch
+        self._key, self._is_open, self._clock = key, is_open, clock
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self._recent: OrderedDict[bytes, deque[tuple[float, float]]] = OrderedDict()
+
+    def count(self, **counts: int) -> None:
+        """Add to the counters."""
+        with self._lock:
+            self._counts.update(counts)
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters, and how much is remembered."""
+        with self._lock:
+            found = dict(self._counts)
+        if self.watch is not None:
+            history = self.watch.history.stats()
+            found |= {f"history_{name}": value for name, value in history.items()}
+        return found
+
+    def now(self) -> float:
+        """Return seconds."""
+        return float((self._clock or time.time)())
+
+    def _micros(self) -> int | None:
+        """Return the time for the store; None lets the store use its own clock."""
+        return None if self._clock is None else int(self.now() * SECOND)
+
+    def id_of(self, account: Any) -> bytes:
+        """Return what stands for an account in the store."""
+        return account_id("GuardedClassifier", account, self._key)
+
+    def throttle(self, accounts: list[Any]) -> None:
+        """Charge each account for its rows, or refuse all."""
+        if self.rate is None or not accounts:
+            return
+        debits = {
+            self.id_of(name): self.rate.debit(count)
+            for name, count in Counter(accounts).items()
+        }
+        most = self.rate.tolerance // self.rate.interval
+        if max(debits.values()) > self.rate.tolerance:
+            raise ValueError(
+                f"An account may ask {most} rows at once, and never more. Got "
+                f"{max(Counter(accounts).values())} rows: divide them over calls."
+            )
+        try:
+            wait = self.store.hit(debits, self.rate.tolerance, self._micros())
+        except StoreError as error:
+            self.fail(error, accounts)
+            return
+        if wait > 0:
+            self.count(refused_for_rate=1)
+            self.note("rate", accounts, rows=len(accounts), retry_after=wait / SECOND)
+            raise QueryRefused("rate", wait / SECOND)
+
+    def charge(self, accounts: list[Any], extra: float) -> None:
+        """Charge accounts for suspicious rows, whether they can pay or not."""
+        if self.rate is None or not accounts or extra <= 0:
+            return
+        debits = {
+            self.id_of(name): self.rate.debit(extra * count)
+            for name, count in Counter(accounts).items()
+        }
+        try:
+            self.store.hit(debits, self.rate.tolerance, self._micros(), force=True)
+        except StoreError as error:
+            self.fail(error, accounts)
+
+    def fail(self, error: StoreError, accounts: list[Any]) -> None:
+        """Refuse, or let pass what the store cannot tell of."""
+        logger.error("the store of a guard failed: %s", error)
+        if self._is_open:
+            self.count(answered_without_store=1)
+            return
+        self.count(refused_as_unavailable=1)
+        self.note("unavailable", accounts, rows=len(accounts))
+        raise QueryRefused("unavailable", 1.0)
+
+    def remember_scores(self, accounts: list[Any], seen: list[Seen]) -> None:
+        """Keep the latest scores of each account, for a plot."""
+        now = self.now()
+        with self._lock:
+            for name, one in zip(accounts, seen, strict=True):
+                key = self.id_of(name)
+                if key not in self._recent:
+                    self._recent[key] = deque(maxlen=RECENT_SCORES)
+                self._recent.move_to_end(key)
+                self._recent[key].append((now, one.score))
+            while len(self._recent) > RECENT_ACCOUNTS:
+                self._recent.popitem(last=False)
+
+    def recent(self, account: Any) -> np.ndarray:
+        """Return times and scores of an account, shape (n, 2)."""
+        with self._lock:
+            found = list(self._recent.get(self.id_of(account), ()))
+        return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+    def note(self, event: str, accounts: list[Any], **more: Any) -> None:
+        """Write a line of JSON to the audit log."""
+        names = sorted({shown(name) for name in accounts}, key=repr)
+        entry = {"time": self.now(), "event": event, "accounts": names, **more}
+        audit.warning("%s", json.dumps(entry), extra={"event": entry})
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.store.close()
