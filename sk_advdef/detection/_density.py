@@ -111,7 +111,7 @@ class DensityDetector(Detector):
     See Also
     --------
     DropoutUncertaintyDetector : Detection by disagreement, for nets with dropout.
-    CombinedDetector : Several detectors as one.
+    FeatureSqueezingDetector : Compares answers before and after squeezing.
 
     Notes
     -----
