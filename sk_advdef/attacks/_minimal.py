@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import gen_batches
 
+from sk_advdef._torch._registry import as_module
 from sk_advdef._validation import check_number
 from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._geometry import lengths, relative
@@ -124,8 +125,6 @@ class MinimalAttack(Attack):
         for lead in LEADS:
             left = self._try(search, view, genuine, left, lead)
         if problem.detector is not None and not problem.reject:
-            from sk_advdef._torch._registry import as_module
-
             view = as_module(problem.model)
             for lead in CONFIDENCES:
                 self._try(search, view, problem.genuine, rows, lead)

@@ -80,7 +80,9 @@ class GradientAttack(Attack):
         rng = np.random.default_rng([climb.seed, restart])
         return random_in_ball(rng, problem.X.shape, problem.norm)
 
-    def _goals_with_detector(self, problem: Problem, class_goal: Any) -> list[Any]:
+    def _goals_with_detector(
+        self, problem: Problem, class_goal: Any, seed: int
+    ) -> list[Any]:
         from sk_advdef.attacks._accepted import MODES, AcceptedGoal, RejectedGoal
 
         detector = problem.detector
@@ -88,7 +90,7 @@ class GradientAttack(Attack):
         if check_option(self, "masks", self.masks, MASKS) == "fresh":
             for part in suspicion.modules():
                 if hasattr(part, "draw_anew"):
-                    part.draw_anew(self._climb(problem).seed)
+                    part.draw_anew(seed)
         threshold = float(detector.offset_), float(detector.scale_)
         if problem.reject:
             return [RejectedGoal(suspicion, *threshold)]
@@ -122,7 +124,7 @@ class GradientAttack(Attack):
                 "of X are numeric. Encode them first, or use RandomSearch."
             )
         if problem.detector is not None:
-            goals = self._goals_with_detector(problem, goals[0])
+            goals = self._goals_with_detector(problem, goals[0], climb.seed)
             if not problem.reject:
                 aimed = problem.rows_to_resemble()
         #: all that the attacker sees through, where steps may be

@@ -19,6 +19,8 @@ from sk_advdef.concealment._store import Store, StoreError
 from sk_advdef.concealment._watch import Watch
 
 audit = logging.getLogger("sk_advdef.audit")
+# only where it is asked for: an attack writes thousands of lines
+audit.addHandler(logging.NullHandler())
 logger = logging.getLogger("sk_advdef.concealment")
 
 COUNTED = (

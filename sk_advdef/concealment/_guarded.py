@@ -122,10 +122,13 @@ class GuardedClassifier(WrappingClassifier):
 
     ``as_module`` looks straight through: hiding is not robustness.
 
-    **What an adaptive attacker does to it**: he takes a visible action for an answer,
-    as OARS does [1]_, and finds how far apart his queries must be so that they pass.
-    He registers many accounts, which the limit does not see. He learns from answers to
-    unrelated inputs and attacks a copy. Against "decoy" he asks far from where he is
+    **What an adaptive attacker does to it**: a model that falls after few queries falls
+    before much is noticed. Random search on the scores of a linear model of digits, the
+    one attack that the tests try, succeeds nearly as often with the guard as without.
+    He takes a visible action for an answer, as OARS does [1]_, and finds how far apart
+    his queries must be so that they pass. He registers many accounts, which the limit
+    does not see, nor, unless its scope is "shared", the monitor. He learns from answers
+    to unrelated inputs and attacks a copy. Against "decoy" he asks far from where he is
     suspected, or asks again under another account.
 
     References
