@@ -19,6 +19,8 @@ class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     """A classifier that trains a clone of ``estimator`` in its own way."""
 
     estimator: Any
+    #: what a classifier that is no net must have one of
+    _scores: tuple[str, ...] = ("predict_proba",)
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags of this estimator."""
@@ -51,10 +53,11 @@ class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 f"The 'estimator' parameter of {name} must be a classifier with "
                 f"fit and predict_proba. Got {self.estimator!r} instead."
             )
-        if not is_net(self.estimator) and not hasattr(self.estimator, "predict_proba"):
+        answers = any(hasattr(self.estimator, score) for score in self._scores)
+        if not is_net(self.estimator) and not answers:
             raise TypeError(
-                f"{name} needs the probabilities of its estimator, and "
-                f"{self.estimator!r} has no predict_proba."
+                f"{name} needs the scores of its estimator, and {self.estimator!r} has "
+                f"no {' and no '.join(self._scores)}."
             )
         X = self._rows(X, reset=True)
         return X, self._labels(X, y)
