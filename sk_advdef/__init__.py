@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sk_advdef.attacks._tree_result import TreeExactResult
     from sk_advdef.concealment._concealed import ConcealedClassifier
     from sk_advdef.concealment._guarded import GuardedClassifier
+    from sk_advdef.concealment._middleware import QueryGuardMiddleware
     from sk_advdef.concealment._refused import QueryRefused
     from sk_advdef.concealment._similar import SimilarQueryDetector
     from sk_advdef.detection._density import DensityDetector
@@ -81,6 +82,7 @@ __all__ = [
     "MedianSqueezer",
     "PGD",
     "PerturbationDisplay",
+    "QueryGuardMiddleware",
     "QueryRefused",
     "RandomSearch",
     "RejectingClassifier",
@@ -132,6 +134,7 @@ _LAZY = {
     "MedianSqueezer": "sk_advdef.squeezers._median",
     "PGD": "sk_advdef.attacks._pgd",
     "PerturbationDisplay": "sk_advdef.evaluation._perturbation",
+    "QueryGuardMiddleware": "sk_advdef.concealment._middleware",
     "QueryRefused": "sk_advdef.concealment._refused",
     "RandomSearch": "sk_advdef.attacks._random_search",
     "RejectingClassifier": "sk_advdef.detection._rejecting",

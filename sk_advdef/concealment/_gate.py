@@ -89,6 +89,18 @@ class Gate:
         """Return what stands for an account in the store."""
         return account_id("GuardedClassifier", account, self._key)
 
+    def check_size(self, accounts: list[Any]) -> None:
+        """Raise ValueError where a call could never be admitted."""
+        if self.rate is None or not accounts:
+            return
+        most = self.rate.tolerance // self.rate.interval
+        asked = max(Counter(accounts).values())
+        if asked > most:
+            raise ValueError(
+                f"An account may ask {most} rows at once, and never more. Got "
+                f"{asked} rows: divide them over calls."
+            )
+
     def throttle(self, accounts: list[Any]) -> None:
         """Charge each account for its rows, or refuse all."""
         if self.rate is None or not accounts:
@@ -97,12 +109,6 @@ class Gate:
             self.id_of(name): self.rate.debit(count)
             for name, count in Counter(accounts).items()
         }
-        most = self.rate.tolerance // self.rate.interval
-        if max(debits.values()) > self.rate.tolerance:
-            raise ValueError(
-                f"An account may ask {most} rows at once, and never more. Got "
-                f"{max(Counter(accounts).values())} rows: divide them over calls."
-            )
         try:
             wait = self.store.hit(debits, self.rate.tolerance, self._micros())
         except StoreError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -31,6 +31,19 @@ ACTIONS = ("reject", "label", "delay", "flag", "decoy")
 VISIBLE_COST = 10.0
 #: Seconds to wait after a rejection where there is no limit to reckon by.
 WAIT = 60.0
+
+
+class Call(NamedTuple):
+    """What one call asks: all rows, and of those that count, which, whose and as what.
+
+    ``rows`` are those that count as the monitor takes them, None where none watches.
+    """
+
+    X: Any
+    n_rows: int
+    watched: np.ndarray
+    accounts: list[Any]
+    rows: np.ndarray | None = None
 
 
 class GuardedClassifier(WrappingClassifier):
@@ -295,32 +308,44 @@ class GuardedClassifier(WrappingClassifier):
     def _gate(self) -> Gate:
         return state_of(self, self._make_gate)
 
+    def _open(self) -> None:
+        """Make all that the first call would, so that what is wrong shows now."""
+        self._adopt()
+        self._gate()
+
     # one call
 
-    def _enter(self, X: Any, account: Any) -> tuple[Any, list[Any], np.ndarray]:
-        """Check and throttle a call; return rows, accounts, and which are watched."""
+    def _checked_call(self, X: Any, account: Any) -> Call:
+        """Check what is asked and by whom; raise ValueError, and change nothing."""
         self._adopt()
         X = self._inputs(X)
         gate, accounts = self._gate(), per_row(self, account, len(X))
-        watched = np.ones(len(accounts), dtype=bool)
+        watched = np.arange(len(accounts))
         if len(self.allow):
             free = {gate.id_of(name) for name in self.allow}
-            watched[:] = [gate.id_of(name) not in free for name in accounts]
-        gate.count(calls=1, rows=len(accounts), allowed_rows=int((~watched).sum()))
-        gate.throttle([n for n, w in zip(accounts, watched, strict=True) if w])
-        return X, accounts, watched
+            watched = watched[[gate.id_of(name) not in free for name in accounts]]
+        call = Call(X, len(accounts), watched, [accounts[i] for i in watched])
+        gate.check_size(call.accounts)
+        if gate.watch is not None and len(watched):
+            call = call._replace(rows=self.monitor_._checked(X)[watched])
+        return call
 
-    def _watch_rows(
-        self, X: Any, accounts: list[Any], watched: np.ndarray, notes: Any = None
+    def _throttle(self, call: Call) -> None:
+        """Let a call through, or refuse it."""
+        gate = self._gate()
+        free = call.n_rows - len(call.watched)
+        gate.count(calls=1, rows=call.n_rows, allowed_rows=free)
+        gate.throttle(call.accounts)
+
+    def _watch(
+        self, call: Call, notes: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score and remember rows; return which are suspicious, and their notes."""
-        suspicious = np.zeros(len(accounts), dtype=bool)
-        found = np.full(len(accounts), NO_NOTE)
-        gate, at = self._gate(), np.flatnonzero(watched)
-        if gate.watch is None or not at.size:
+        suspicious = np.zeros(call.n_rows, dtype=bool)
+        found = np.full(call.n_rows, NO_NOTE)
+        gate, at, rows, names = self._gate(), call.watched, call.rows, call.accounts
+        if rows is None:
             return suspicious, found
-        names = [accounts[i] for i in at]
-        rows = self.monitor_._checked(X)[at]
         notes = None if notes is None else notes[at]
         try:
             seen = self.monitor_._observe(
@@ -356,29 +381,32 @@ class GuardedClassifier(WrappingClassifier):
         gate.note("similar", suspects, **more)
         gate.charge(suspects, self._cost() - 1)
 
-    def _act(self, suspicious: np.ndarray) -> None:
-        """Do what shows: refuse, or wait."""
-        if not suspicious.any():
-            return
-        if self.action == "reject":
+    def _refuse(self, suspicious: np.ndarray) -> None:
+        """Refuse where that is the action."""
+        if self.action == "reject" and suspicious.any():
             gate = self._gate()
             gate.count(refused_for_similarity=1)
             wait = WAIT if gate.rate is None else gate.rate.debit(self._cost()) / SECOND
             raise QueryRefused("similar", wait)
-        if self.action == "delay":
+
+    def _act(self, suspicious: np.ndarray) -> None:
+        """Do what shows: refuse, or wait."""
+        self._refuse(suspicious)
+        if self.action == "delay" and suspicious.any():
             time.sleep(self.delay)
 
     def _answer(self, method: str, X: Any, account: Any) -> tuple[Any, ...]:
         """Ask the model, then watch; return answers, suspicion, decoys and winners."""
-        X, accounts, watched = self._enter(X, account)
+        call = self._checked_call(X, account)
+        self._throttle(call)
         try:
-            answers = self._ask(method, X)
-            labels = self._labels_for_decoys(method, X, answers)
+            answers = self._ask(method, call.X)
+            labels = self._labels_for_decoys(method, call.X, answers)
         except RuntimeError:
             # what breaks the model is remembered like any other query
-            self._watch_rows(X, accounts, watched)
+            self._watch(call)
             raise
-        suspicious, notes = self._watch_rows(X, accounts, watched, labels)
+        suspicious, notes = self._watch(call, labels)
         self._act(suspicious)
         return answers, suspicious, notes, labels
 
@@ -474,10 +502,14 @@ class GuardedClassifier(WrappingClassifier):
         QueryRefused
             As by ``predict``.
         """
-        X, accounts, watched = self._enter(X, account)
-        suspicious, _ = self._watch_rows(X, accounts, watched)
+        suspicious = self._admit(self._checked_call(X, account))
         self._act(suspicious)
         return suspicious
+
+    def _admit(self, call: Call) -> np.ndarray:
+        """Throttle and watch a call; return which rows are suspicious."""
+        self._throttle(call)
+        return self._watch(call)[0]
 
     # what it noticed
 

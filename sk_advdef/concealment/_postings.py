@@ -14,6 +14,8 @@ import numpy as np
 FRESH = 1024
 LEVELS = (16 * FRESH, 256 * FRESH)
 MAX_SEALED = 8
+#: Entries of a run that is not merged again, since that takes 16 bytes an entry.
+LARGE = 100_000_000
 #: A token tells of so many sketches at most, the youngest in each run. Without this the
 #: many sketches of one attack would make each further one slow.
 MAX_OF_TOKEN = 64
@@ -132,9 +134,15 @@ class Postings:
                 self._levels[level], self._in_level[level] = run, count
                 return
             self._levels[level], self._in_level[level] = None, 0
+        self._seal(run, alive)
+
+    def _seal(self, run: Run, alive: np.ndarray | None) -> None:
+        """Put away a run; those that are not large are merged from time to time."""
         self._sealed.append(run)
-        if len(self._sealed) > MAX_SEALED:
-            self._sealed = [merged(self._sealed, alive)]
+        small = [run for run in self._sealed if len(run) < LARGE]
+        if len(small) > MAX_SEALED:
+            large = [run for run in self._sealed if len(run) >= LARGE]
+            self._sealed = [*large, merged(small, alive)]
 
     def matches(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return positions, sorted, and how many of the tokens each has."""

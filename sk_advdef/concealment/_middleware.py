@@ -1,0 +1,272 @@
+"""A guard before a web application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sk_advdef._validation import check_number, invalid
+from sk_advdef.concealment._accounts import account_id
+from sk_advdef.concealment._asgi import (
+    App,
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    body_of,
+    check_headers,
+    replayed,
+    values_of,
+)
+from sk_advdef.concealment._guarded import GuardedClassifier
+from sk_advdef.concealment._json_rows import BadRequest, rows_from_json
+from sk_advdef.concealment._refused import QueryRefused
+
+logger = logging.getLogger("sk_advdef.concealment")
+
+#: Methods whose requests ask the model nothing.
+READING = ("GET", "HEAD", "OPTIONS")
+REFUSED = {"rate": 429, "similar": 429, "unavailable": 503}
+
+
+class Admitted(NamedTuple):
+    """What an application finds in ``scope["state"]["guard"]``."""
+
+    rows: Any
+    account: Any
+    suspicious: np.ndarray
+
+
+class QueryGuardMiddleware:
+    """Throttle and watch the queries that a web application is sent.
+
+    A request is read, the rows in it go through ``guard.admit``, and the application
+    answers, whatever it is: this is ASGI and nothing else, for FastAPI, Starlette,
+    BentoML, LitServe and the scoring server of MLflow alike. Who is refused gets 429
+    and ``Retry-After``.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What answers.
+    guard : GuardedClassifier
+        The guard, fitted or around what is frozen. Its limit, monitor, store and
+        ``action`` count: "reject" and "delay" are done here; "flag", "label" and
+        "decoy" are left to the application.
+    account : str, callable or None, default=None
+        Who asks. A str is the name of a header, a callable gets the scope of ASGI in a
+        thread and returns a str, bytes, int or None. None is the address that the
+        connection comes from.
+    decode : callable or None, default=None
+        Makes rows from the body (bytes), in a thread; where it raises a ValueError the
+        answer is 400. None reads JSON with one of ``inputs``, ``instances`` (lists of
+        rows) and ``dataframe_split`` (``columns`` and ``data``).
+    exempt_paths : sequence of str, default=()
+        Paths that pass unread, such as "/health"; exactly these.
+    max_bytes : int, default=1_000_000
+        Bytes of a body.
+    body_timeout : float, default=10.0
+        Seconds in which the whole body must come.
+    max_pending : int, default=128
+        Requests that wait for a thread or are in one; others are answered 503.
+    threads : int, default=8
+        Threads that read rows and ask the store, so that the event loop never waits.
+
+    See Also
+    --------
+    GuardedClassifier : The guard; around a model, without a server, it is enough.
+
+    Notes
+    -----
+    *Who asks.* A header that clients can set is no account: they would take another for
+    each query, or that of somebody else. Name a header only if a proxy before the
+    application sets it anew at each request, and nobody reaches the application past
+    the proxy. A header that comes twice is answered 400, one that is missing counts as
+    the account None, which all share that give no name. Behind a proxy the address is
+    the proxy's own, one account for all.
+
+    *What is read.* All requests but GET, HEAD and OPTIONS, which the application must
+    not answer with a prediction; web sockets and lifespan pass. A body that is
+    malformed, too large, too deep, too slow, compressed or not JSON is answered by a
+    4xx with words that tell nothing of the model; the application never sees it. What
+    two readers of JSON could read in two ways is refused too.
+
+    *What the application gets.* The request as it came, and in
+    ``scope["state"]["guard"]`` (with Starlette and FastAPI ``request.state.guard``) a
+    tuple ``(rows, account, suspicious)``. To answer exactly the rows that were watched,
+    take them from there. Let it ask the model itself: a guard around it as well would
+    count each row twice.
+
+    **What an adaptive attacker does to it**: what he does to `GuardedClassifier`. Here
+    he also looks for a way past: a path or a method that is not watched, a key from
+    which the application takes rows and this does not, many addresses.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sk_advdef import GuardedClassifier, QueryGuardMiddleware
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> async def app(scope, receive, send):
+    ...     label = model.predict(scope["state"]["guard"].rows)[0]
+    ...     await send({"type": "http.response.start", "status": 200, "headers": []})
+    ...     await send({"type": "http.response.body", "body": b"%d" % label})
+    >>> guard = GuardedClassifier(FrozenEstimator(model), limit="1/hour")
+    >>> guarded_app = QueryGuardMiddleware(app, guard)
+    >>> async def receive():
+    ...     body = b'{"inputs": [[5.1, 3.5, 1.4, 0.2]]}'
+    ...     return {"type": "http.request", "body": body, "more_body": False}
+    >>> async def send(message):
+    ...     print(message.get("status", message.get("body")))
+    >>> scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    >>> asyncio.run(guarded_app(scope, receive, send))
+    200
+    b'0'
+    >>> asyncio.run(guarded_app(scope, receive, send))
+    429
+    b'{"detail": "The query is refused."}'
+    """
+
+    def __init__(
+        self,
+        app: App,
+        guard: GuardedClassifier,
+        *,
+        account: str | Callable[[Scope], Any] | None = None,
+        decode: Callable[[bytes], Any] | None = None,
+        exempt_paths: Sequence[str] = (),
+        max_bytes: int = 1_000_000,
+        body_timeout: float = 10.0,
+        max_pending: int = 128,
+        threads: int = 8,
+    ) -> None:
+        if not isinstance(guard, GuardedClassifier):
+            raise invalid(self, "guard", "a GuardedClassifier", guard)
+        if not (account is None or callable(account) or isinstance(account, str)):
+            allowed = "the name of a header, a callable or None"
+            raise invalid(self, "account", allowed, account)
+        if decode is not None and not callable(decode):
+            raise invalid(self, "decode", "a callable or None", decode)
+        if isinstance(exempt_paths, (str, bytes)):
+            raise invalid(self, "exempt_paths", "a sequence of paths", exempt_paths)
+        for name, value in (
+            ("max_bytes", max_bytes),
+            ("max_pending", max_pending),
+            ("threads", threads),
+        ):
+            check_number(self, name, value, integer=True, low=1)
+        check_number(self, "body_timeout", body_timeout, low=0, closed="neither")
+        self.app, self.guard = app, guard
+        self._account = account
+        self._exempt = frozenset(exempt_paths)
+        self._max_bytes, self._body_timeout = max_bytes, body_timeout
+        self._max_pending, self._pending = max_pending, 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sk_advdef-guard")
+        # what is wrong with the guard shows now, and not as an answer to a client
+        guard._open()
+        self._is_json = decode is None
+        self._decode = self._default_decode() if decode is None else decode
+
+    def _default_decode(self) -> Callable[[bytes], Any]:
+        names = getattr(self.guard, "feature_names_in_", None)
+        if names is None:
+            return rows_from_json
+        try:
+            import pandas  # noqa: F401 - to fail early
+        except ImportError as error:
+            raise ImportError(
+                "QueryGuardMiddleware needs pandas before a model whose features have "
+                "names. Install it, or pass decode=."
+            ) from error
+        listed = [str(name) for name in names]
+        return lambda body: rows_from_json(body, listed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of ASGI.
+
+        Parameters
+        ----------
+        scope : dict
+            What is asked.
+        receive : callable
+            Awaits the next message of the client.
+        send : callable
+            Sends a message to the client.
+        """
+        if (
+            scope["type"] != "http"
+            or scope["method"].upper() in READING
+            or scope["path"] in self._exempt
+        ):
+            await self.app(scope, receive, send)
+            return
+        try:
+            check_headers(scope, self._max_bytes, is_json=self._is_json)
+            body = await body_of(receive, self._max_bytes, self._body_timeout)
+            admitted = await self._admitted(scope, body)
+        except Disconnected:
+            return
+        except BadRequest as bad:
+            await answer(scope, send, bad.status, bad.detail)
+            return
+        except QueryRefused as refused:
+            status = REFUSED[refused.reason]
+            wait = refused.retry_after
+            await answer(scope, send, status, "The query is refused.", wait)
+            return
+        except Exception:
+            logger.exception("a request could not be checked")
+            await answer(scope, send, 500, "The request could not be checked.")
+            return
+        if self.guard.action == "delay" and admitted.suspicious.any():
+            await asyncio.sleep(self.guard.delay)
+        # a dict of its own: servers let requests share that of the lifespan
+        state = {**scope.get("state", {}), "guard": admitted}
+        await self.app({**scope, "state": state}, replayed(body, receive), send)
+
+    async def _admitted(self, scope: Scope, body: bytes) -> Admitted:
+        """Let a request through, or raise; the work is done in a thread."""
+        if self._pending >= self._max_pending:
+            raise QueryRefused("unavailable", 1.0)
+        self._pending += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._check, scope, body)
+        finally:
+            self._pending -= 1
+
+    def _check(self, scope: Scope, body: bytes) -> Admitted:
+        """Do all that takes time."""
+        account = self._account_of(scope)
+        account_id(self, account)
+        try:
+            rows = self._decode(body)
+            call = self.guard._checked_call(rows, account)
+        except (TypeError, ValueError):
+            logger.debug("a request was malformed", exc_info=True)
+            call = None
+        if call is None:
+            raise BadRequest(400, "The rows are not such as the model takes.")
+        suspicious = self.guard._admit(call)
+        self.guard._refuse(suspicious)
+        return Admitted(rows, account, suspicious)
+
+    def _account_of(self, scope: Scope) -> Any:
+        if callable(self._account):
+            return self._account(scope)
+        if self._account is None:
+            client = scope.get("client")
+            return None if client is None else str(client[0])
+        found = values_of(scope, self._account.lower().encode("latin-1"))
+        if len(found) > 1:
+            raise BadRequest(400, "A header comes twice.")
+        return found[0].decode("latin-1") if found else None
