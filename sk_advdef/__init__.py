@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sk_advdef.concealment._middleware import QueryGuardMiddleware
     from sk_advdef.concealment._refused import QueryRefused
     from sk_advdef.concealment._similar import SimilarQueryDetector
+    from sk_advdef.detection._combined import CombinedDetector
     from sk_advdef.detection._density import DensityDetector
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
@@ -62,6 +63,7 @@ __all__ = [
     "BitDepthSqueezer",
     "BlurSqueezer",
     "CarliniWagnerL2",
+    "CombinedDetector",
     "ConcealedClassifier",
     "DDN",
     "DeepFool",
@@ -114,6 +116,7 @@ _LAZY = {
     "BitDepthSqueezer": "sk_advdef.squeezers._bit_depth",
     "BlurSqueezer": "sk_advdef.squeezers._blur",
     "CarliniWagnerL2": "sk_advdef.attacks._carlini_wagner",
+    "CombinedDetector": "sk_advdef.detection._combined",
     "ConcealedClassifier": "sk_advdef.concealment._concealed",
     "DDN": "sk_advdef.attacks._ddn",
     "DeepFool": "sk_advdef.attacks._deepfool",

@@ -32,6 +32,7 @@ from sk_advdef import (
     AdversariallyAugmentedClassifier,
     BitDepthSqueezer,
     BlurSqueezer,
+    CombinedDetector,
     ConcealedClassifier,
     DensityDetector,
     DistilledClassifier,
@@ -154,6 +155,7 @@ class Instance:
 
 
 FEW = ".* held-out rows cannot tell"
+FEW_OR_FAILED = "(.* held-out rows cannot tell|.*fooled the model on)"
 NAMELESS = "X has feature names, but .* was fitted without feature names"
 NO_Y = "it calls fit(X), and a detector that fits its model needs class labels"
 OWN_CLASS = {
@@ -176,6 +178,7 @@ squeezing = FeatureSqueezingDetector(
     contamination=0.1,
     random_state=0,
 )
+unbound = clone(squeezing).set_params(estimator=None)
 of_a_detector = make_detection_scorer(PGD(3.0, steps=5, bounds=None, random_state=0))
 
 
@@ -341,6 +344,43 @@ INSTANCES = [
         data=partial(make_rows, n_samples=200),
         warns=NAMELESS,
         scoring=of_a_detector,
+    ),
+    Instance(
+        CombinedDetector(
+            [("density", DensityDetector()), ("squeezing", unbound)],
+            estimator=linear,
+            attack=clone(attack).set_params(eps=2.0),
+            contamination=0.1,
+            cv=0.5,
+            random_state=0,
+        ),
+        {"density__bandwidth": ["auto", 1.0], "squeezing__median__window_size": [5]},
+        expected_failures=dict.fromkeys(
+            ("check_outliers_train", "check_outliers_fit_predict"), NO_Y
+        ),
+        data=partial(make_rows, n_samples=100),
+        warns=FEW_OR_FAILED,
+        scoring=of_a_detector,
+    ),
+    Instance(
+        RejectingClassifier(
+            frozen_net,
+            CombinedDetector(
+                [
+                    ("variance", clone(detector).set_params(estimator=None)),
+                    ("density", DensityDetector()),
+                ],
+                attack=clone(attack).set_params(eps=2.0),
+                contamination=0.2,
+                cv=0.5,
+                prior=0.1,
+                random_state=0,
+            ),
+        ),
+        {"detector__variance__statistic": ["logit_margin"]},
+        own_width=True,
+        data=partial(make_rows, n_samples=200),
+        warns=FEW_OR_FAILED.replace("(", f"({NAMELESS}|"),
     ),
     Instance(
         RejectingClassifier(small_net(), never),

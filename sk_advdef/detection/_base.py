@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import OutlierMixin
+from sklearn.base import OutlierMixin, clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -17,12 +18,12 @@ from sk_advdef._torch._fingerprint import (
     fingerprint,
     remembered,
 )
-from sk_advdef._torch._models import is_frozen
+from sk_advdef._torch._models import is_frozen, is_net
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.detection._threshold import conformal_offset, one_split
 
 #: Parameters that change nothing of what is learned; the seed counts by itself.
-_NO_MATTER = ("contamination", "memory", "random_state")
+_NO_MATTER = ("contamination", "memory", "prior", "random_state")
 
 #: Parameters that change nothing of the scores, once there is a model.
 _OF_THRESHOLD = {*_NO_MATTER, "cv", "estimator"}
@@ -50,11 +51,18 @@ class Detector(OutlierMixin, Stamped):
         check_memory_parameter(self, self._memory())
 
     def _default_estimator(self, y: Any) -> Any:
-        raise NotImplementedError
+        return LogisticRegression(max_iter=1000)
 
     def _fit_model(self, X: Any, y: Any, seed: int) -> Any:
         """Fit a clone of the estimator, or of what stands for None."""
-        raise NotImplementedError
+        estimator = self.estimator
+        if estimator is None:
+            estimator = self._default_estimator(y)
+        if not is_net(estimator):
+            return clone(estimator).fit(X, y)
+        from sk_advdef._torch._net import with_adapter
+
+        return with_adapter(estimator, seed).fit(X, y)
 
     def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
         """Learn what the scores need besides the model in ``estimator_``."""

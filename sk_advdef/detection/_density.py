@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, column_or_1d, gen_batches
 from sklearn.utils.validation import check_is_fitted
@@ -218,18 +216,6 @@ class DensityDetector(Detector):
             allowed = "a name, a list of names, or None"
             raise invalid(self, "layers", allowed, layers)
         return list(names)
-
-    def _default_estimator(self, y: Any) -> Any:
-        return LogisticRegression(max_iter=1000)
-
-    def _fit_model(self, X: Any, y: Any, seed: int) -> Any:
-        if self.estimator is None:
-            return self._default_estimator(y).fit(X, y)
-        if not is_net(self.estimator):
-            return clone(self.estimator).fit(X, y)
-        from sk_advdef._torch._net import with_adapter
-
-        return with_adapter(self.estimator, seed).fit(X, y)
 
     def _learns(self, X: Any) -> bool:
         return True

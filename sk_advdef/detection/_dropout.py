@@ -258,14 +258,6 @@ class DropoutUncertaintyDetector(Detector):
             verbose=0,
         )
 
-    def _fit_model(self, X: Any, y: Any, seed: int) -> Any:
-        from sk_advdef._torch._net import with_adapter
-
-        estimator = self.estimator
-        if estimator is None:
-            estimator = self._default_estimator(y)
-        return with_adapter(estimator, seed).fit(X, y)
-
     def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
         self._seed = seed
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils import _safe_indexing, check_array, gen_batches, get_tags
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -246,19 +245,6 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
             allowed = "a list of (name, transformer), not empty, or None"
             raise invalid(self, "squeezers", allowed, given)
         self._validate_names([name for name, _ in given])
-
-    def _default_estimator(self, y: Any) -> Any:
-        return LogisticRegression(max_iter=1000)
-
-    def _fit_model(self, X: Any, y: Any, seed: int) -> Any:
-        estimator = self.estimator
-        if estimator is None:
-            estimator = self._default_estimator(y)
-        if not is_net(estimator):
-            return clone(estimator).fit(X, y)
-        from sk_advdef._torch._net import with_adapter
-
-        return with_adapter(estimator, seed).fit(X, y)
 
     def _learns(self, X: Any) -> bool:
         bytes_given = getattr(X, "dtype", None) == np.uint8
