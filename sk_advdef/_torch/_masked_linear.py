@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+#: Columns that a product should have at least, and passes that share products at most.
+COLUMNS_AT_LEAST, PASSES_TOGETHER = 256, 5
+
 
 class _ShortLinear(torch.autograd.Function):
     """``linear(x * scale)``; under vmap over masks each pass takes its own columns.
@@ -29,23 +32,43 @@ class _ShortLinear(torch.autograd.Function):
     ) -> tuple[torch.Tensor, int]:
         """Take the kept columns of each pass, from rows that all passes share."""
         if in_dims != (None, 0, None, None):
-            if in_dims[0] is not None:
-                x = x.movedim(in_dims[0], 0)
-            shape = (scale.shape[0], *(1,) * (x.ndim - 2), scale.shape[-1])
-            if in_dims[0] is None:
-                shape = (scale.shape[0], *(1,) * (x.ndim - 1), scale.shape[-1])
-            return nn.functional.linear(x * scale.reshape(shape), weight, bias), 0
-        # columns become rows, which are copied in one piece; of a dropout's mask all
-        # entries that are not zero are the same
-        columns = x.T.contiguous()
-        weights = weight.T.contiguous()
-        passes = []
-        for mask in scale:
-            kept = mask.nonzero()[:, 0]
-            part = columns.index_select(0, kept).T @ weights.index_select(0, kept)
-            passes.append(part * mask.amax())
-        out = torch.stack(passes)
+            x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)
+            return nn.functional.linear(x * scale[:, None], weight, bias), 0
+        # columns become rows, which are copied in one piece
+        columns, weights = x.T.contiguous(), weight.T.contiguous()
+        together = (len(columns) // COLUMNS_AT_LEAST).bit_length() - 1
+        together = min(max(1, together), PASSES_TOGETHER)
+        passes = [kept_products(columns, weights, m) for m in scale.split(together)]
+        out = torch.cat(passes)
         return out if bias is None else out + bias, 0
+
+
+def kept_products(
+    columns: torch.Tensor, weights: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
+    """Return ``columns.T @ (weights * mask)`` for each of a few masks.
+
+    Columns that the same passes keep make one product, which each of these passes
+    adds: g passes cost less than one product of all columns, not g of the kept ones.
+    All entries of a dropout's mask that are not zero are the same.
+    """
+    kept = masks != 0
+    bits = 2 ** torch.arange(len(masks), device=masks.device)
+    codes = (kept * bits[:, None]).sum(dim=0)
+    order, ends = codes.argsort(), codes.bincount(minlength=2 ** len(masks)).cumsum(0)
+    stops = ends.tolist()
+    order = order[stops[0] :]  # what no pass keeps comes first
+    columns, weights = columns.index_select(0, order), weights.index_select(0, order)
+    out = columns.new_zeros(len(masks), columns.shape[1], weights.shape[1])
+    for code in range(1, len(stops)):
+        part = slice(stops[code - 1] - stops[0], stops[code] - stops[0])
+        if part.start == part.stop:
+            continue
+        product = columns[part].T @ weights[part]
+        for i in range(len(out)):
+            if code >> i & 1:
+                out[i] += product
+    return out * masks.amax(dim=1)[:, None, None]
 
 
 class MaskedLinear(nn.Module):
@@ -61,7 +84,11 @@ class MaskedLinear(nn.Module):
         scale, self.__dict__["masked"].held = self.__dict__["masked"].held, None
         if scale is None:
             return self.linear(x)
-        return _ShortLinear.apply(x, scale, self.linear.weight, self.linear.bias)
+        if x.ndim > 2:  # tokens, each with a mask of its own
+            return self.linear(x * scale)
+        return _ShortLinear.apply(
+            x, scale.flatten(), self.linear.weight, self.linear.bias
+        )
 
 
 def followed_by_linear(

@@ -88,7 +88,7 @@ class MaskedDropout(nn.Module):
         if place.alpha:
             return place(x)
         scale, _ = place.next_mask(x)
-        self.held = scale.expand(1, *x.shape[1:]).flatten()
+        self.held = scale.expand(1, *x.shape[1:])
         return x
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sk_advdef._torch import _sampled
+from sk_advdef._torch import _masked_linear, _sampled
+from sk_advdef._torch._masked_linear import _ShortLinear
 from sk_advdef._torch._places import MaskedDropout, places_of, twin_of
 from sk_advdef._torch._sampled import Disagreement, SampledNet
 from sk_advdef.nets import DropoutCNN, DropoutMLP
@@ -169,7 +170,16 @@ def channels(dropout):
     )  # fmt: skip
 
 
+def tokens(*last):
+    return nn.Sequential(
+        nn.Unflatten(1, (3, 2)), nn.Linear(2, 4), nn.Dropout(0.4), nn.Linear(4, 2),
+        nn.Dropout(0.3), *last,
+    )  # fmt: skip
+
+
 MODULES = {
+    "tokens": lambda: tokens(nn.Linear(2, 3), nn.Flatten(), nn.Linear(9, 3)),
+    "tokens flat": lambda: tokens(nn.Flatten(), nn.Linear(6, 3)),
     "mlp": lambda: DropoutMLP(3, hidden=(8, 7)),
     "cnn": lambda: DropoutCNN(3, image_shape=(2, 3)),
     "residual": Residual,
@@ -324,6 +334,24 @@ def test_equals_the_loop_and_the_passes_by_hand(kind, monkeypatch):
         assert torch.equal(value, state[name])
     assert not module.training and all(p.requires_grad for p in module.parameters())
     assert not any(isinstance(m, MaskedDropout) for m in module.modules())
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("together", [1, 3, 5])
+def test_columns_that_passes_share_are_multiplied_once(p, together, monkeypatch):
+    """However many passes share products, each is the product of its own columns."""
+    monkeypatch.setattr(_masked_linear, "COLUMNS_AT_LEAST", 2)
+    monkeypatch.setattr(_masked_linear, "PASSES_TOGETHER", together)
+    monkeypatch.setattr(torch.nn.functional, "linear", None)  # no other way is taken
+    module = nn.Sequential(nn.Dropout(p), nn.Linear(200, 3))
+    x = torch.randn(5, 200, generator=torch.Generator().manual_seed(1)).double()
+    weight, bias = (t.detach().double() for t in (module[1].weight, module[1].bias))
+    masks = (torch.rand(7, 200, generator=torch.Generator().manual_seed(2)) >= p) / 0.7
+    found = torch.func.vmap(_ShortLinear.apply, in_dims=(None, 0, None, None))(
+        x, masks.double(), weight, bias
+    )
+    expected = torch.einsum("bk,tk,ok->tbo", x, masks.double(), weight) + bias
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
