@@ -78,7 +78,7 @@ $(DOCS): pyproject.toml constraints.txt | $(BIN)/python
 $(BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing sk_advdef and what the benchmarks compare with into $(VENV)"
 	$(INSTALL) -e ".[bench]"
-# baal asks for Jupyter and torchattacks for an old requests, which nothing here needs;
-# what baal imports is in the extra.
-	$(INSTALL) --no-deps baal torchattacks
+# baal asks for Jupyter, torchattacks for an old requests and torch-uncertainty for
+# seaborn, which nothing here needs; what is imported of them is in the extra.
+	$(INSTALL) --no-deps baal torchattacks torch-uncertainty
 	@touch $@

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import _harness, bench_squeezers, report
+from benchmarks import _dropout_nets, _harness, bench_dropout, bench_squeezers, report
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,20 +152,53 @@ def test_results_name_no_folder_of_a_machine():
 
 
 def test_dropout_runs_quickly_and_writes_nothing():
-    before = sorted(_harness.RESULTS.rglob("*"))
+    before = sorted(_harness.RESULTS.glob("dropout/*"))
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", "dropout", "--quick"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert not run.returncode, run.stderr
-    assert sorted(_harness.RESULTS.rglob("*")) == before
-    line = next(x for x in run.stdout.splitlines() if x.startswith("| baal"))
-    installed = _harness.version("baal") is not None
-    assert ("not installed" in line) is not installed
-    assert ("baal is not installed" in run.stdout) is not installed
+    assert sorted(_harness.RESULTS.glob("dropout/*")) == before
+    rows = [x.split("|") for x in run.stdout.splitlines() if x.startswith("| 32 ")]
+    assert len(rows) == 4  # nets
+    for column, package in ((6, "baal"), (7, "torch-uncertainty")):
+        installed = _harness.version(package) is not None
+        for cells in rows:
+            assert ("not installed" in cells[column]) is not installed
+        assert (f"{package} is not installed" in run.stdout) is not installed
+    assert "Memory of 50 passes" in run.stdout and "Search on 150" in run.stdout
+
+
+def test_dropout_table_says_what_is_met():
+    setting = {"batch": 256, "passes": 50, "rounds": 1}
+    seconds = {"one forward pass": 1, "loop": 60.0, "ours, passes": 2}
+    seconds["ours, score_samples"] = 2.6
+    spreads = {name: _harness.spread([value]) for name, value in seconds.items()}
+    figures = {
+        "max_difference_same_masks": 1e-7,
+        "milliseconds": spreads,
+        "ratios": spreads,
+        "seconds": {name: [value] for name, value in seconds.items()},
+        "left_out": {"torch-uncertainty": "cannot be imported: no lightning"},
+    }
+    case = _dropout_nets.CASES["MNIST net"]
+    speed = {"name": "x", "params": setting | case.setting, "figures": figures}
+    memory = {
+        "name": "memory",
+        "params": {"passes": 50, "sizes": [1, 10]},
+        "figures": {"megabytes": [100.0, 111.0], "seconds": [1.0, 2.0]},
+    }
+    text = bench_dropout.table([speed, memory])
+    assert "| not run | cannot be imported: no lightning |" in text
+    assert "ours, passes at most 2.5 forward passes: 2.00, met" in text
+    assert "ours, score_samples at most 2.5 forward passes: 2.60, missed" in text
+    assert "at least 30 times as fast as loop: 30.0, met" in text
+    assert "at least 8 times as fast as baal with cache: not measured" in text
+    assert "Slower than the loop: nowhere" in text
+    assert "1.11 times as much, at most 1.1 times: missed" in text
 
 
 def test_squeezers_run_quickly():
