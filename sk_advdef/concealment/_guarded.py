@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 
-from sk_advdef._torch._models import is_frozen, last_step, unfrozen
-from sk_advdef._validation import check_flag, check_number, check_option, invalid
-from sk_advdef.concealment._accounts import account_id, per_row
-from sk_advdef.concealment._concealed import ConcealedClassifier
+from sk_advdef._torch._models import is_frozen, unfrozen
 from sk_advdef.concealment._feedback import one_hot
-from sk_advdef.concealment._gate import Gate
-from sk_advdef.concealment._gcra import SECOND, parse_rate
-from sk_advdef.concealment._history import NO_NOTE, Seen
-from sk_advdef.concealment._refused import QueryRefused
-from sk_advdef.concealment._secrets import VARIABLE, is_set, key_from
-from sk_advdef.concealment._similar import SimilarQueryDetector
-from sk_advdef.concealment._store import StoreError, open_store
-from sk_advdef.concealment._watch import drop_state, state_of
-from sk_advdef.concealment._wrapping import WrappingClassifier, has_proba
-
-ACTIONS = ("reject", "label", "delay", "flag", "decoy")
-#: What a suspicious row costs where the answer shows that it is one.
-VISIBLE_COST = 10.0
-#: Seconds to wait after a rejection where there is no limit to reckon by.
-WAIT = 60.0
+from sk_advdef.concealment._guarding import Guarding
+from sk_advdef.concealment._history import NO_NOTE
+from sk_advdef.concealment._secrets import VARIABLE
+from sk_advdef.concealment._watch import drop_state
+from sk_advdef.concealment._wrapping import has_proba
 
 
-class Call(NamedTuple):
-    """What one call asks: all rows, and of those that count, which, whose and as what.
-
-    ``rows`` are those that count as the monitor takes them, None where none watches.
-    """
-
-    X: Any
-    n_rows: int
-    watched: np.ndarray
-    accounts: list[Any]
-    rows: np.ndarray | None = None
-
-
-class GuardedClassifier(WrappingClassifier):
+class GuardedClassifier(Guarding):
     """Stand before a classifier, throttle those who ask, and watch what they ask.
 
     Parameters
@@ -204,67 +176,6 @@ class GuardedClassifier(WrappingClassifier):
         self.secret = secret
         self.clock = clock
 
-    def _is_ready_without_fit(self) -> bool:
-        has_monitor = self.monitor is None or is_frozen(self.monitor)
-        return has_monitor and is_frozen(self.estimator)
-
-    def _check_parameters(self) -> None:
-        parse_rate(self, self.limit, self.burst)
-        check_option(self, "action", self.action, ACTIONS)
-        check_option(
-            self, "on_store_failure", self.on_store_failure, ("closed", "open")
-        )
-        check_number(self, "delay", self.delay, low=0)
-        check_flag(self, "log_inputs", self.log_inputs)
-        if self.suspicious_cost is not None:
-            check_number(
-                self,
-                "suspicious_cost",
-                self.suspicious_cost,
-                low=1,
-                otherwise=" or None",
-            )
-        if isinstance(self.allow, (str, bytes)) or not hasattr(self.allow, "__iter__"):
-            raise invalid(self, "allow", "a sequence of accounts", self.allow)
-        for account in self.allow:
-            account_id(self, account)
-        if self.clock is not None and not callable(self.clock):
-            raise invalid(self, "clock", "a callable or None", self.clock)
-        if not isinstance(unfrozen(self.monitor), (SimilarQueryDetector, type(None))):
-            allowed = "None or a SimilarQueryDetector, frozen or not"
-            raise invalid(self, "monitor", allowed, self.monitor)
-        open_store(self, self.store).close()
-        self._warn_where_visible()
-
-    def _warn_where_visible(self) -> None:
-        if self.monitor is None:
-            return
-        why = {
-            "reject": "a rejection tells an attacker how far apart his queries must be",
-            "delay": "an attacker can measure the time of an answer",
-            "label": "an attacker sees that probabilities have become labels",
-        }.get(self.action)
-        inner = last_step(self.estimator)
-        says_labels = isinstance(inner, ConcealedClassifier) and inner.reveal == "label"
-        if self.action == "label" and says_labels:
-            why = None
-        if why is None and self._cost() > 1 and self.limit is not None:
-            why = (
-                "the cost of suspicious rows shows in how soon an account is throttled"
-            )
-        if why is not None:
-            warnings.warn(
-                f"action={self.action!r} of GuardedClassifier is not quiet: {why}. "
-                "Quiet are 'flag' and 'decoy', with a suspicious_cost of 1.",
-                UserWarning,
-                stacklevel=4,
-            )
-
-    def _cost(self) -> float:
-        if self.suspicious_cost is not None:
-            return self.suspicious_cost
-        return 1.0 if self.action in ("flag", "decoy") else VISIBLE_COST
-
     def fit(self, X: Any, y: Any = None) -> GuardedClassifier:
         """Fit the classifier and the monitor; what is frozen stays as it is.
 
@@ -286,137 +197,6 @@ class GuardedClassifier(WrappingClassifier):
             self.monitor_ = clone(self.monitor).fit(X)
         drop_state(self)
         return self
-
-    def _adopt(self) -> None:
-        super()._adopt()
-        if "monitor_" not in vars(self):
-            self.monitor_ = unfrozen(self.monitor)
-
-    def _make_gate(self) -> Gate:
-        store = open_store(self, self.store)
-        watch = None if self.monitor_ is None else self.monitor_._make_watch(store)
-        key = key_from(self, self.secret, "accounts") if is_set(self.secret) else b""
-        return Gate(
-            store,
-            rate=parse_rate(self, self.limit, self.burst),
-            watch=watch,
-            key=key,
-            is_open=self.on_store_failure == "open",
-            clock=self.clock,
-        )
-
-    def _gate(self) -> Gate:
-        return state_of(self, self._make_gate)
-
-    def _open(self) -> None:
-        """Make all that the first call would, so that what is wrong shows now."""
-        self._adopt()
-        self._gate()
-
-    # one call
-
-    def _checked_call(self, X: Any, account: Any) -> Call:
-        """Check what is asked and by whom; raise ValueError, and change nothing."""
-        self._adopt()
-        X = self._inputs(X)
-        gate, accounts = self._gate(), per_row(self, account, len(X))
-        watched = np.arange(len(accounts))
-        if len(self.allow):
-            free = {gate.id_of(name) for name in self.allow}
-            watched = watched[[gate.id_of(name) not in free for name in accounts]]
-        call = Call(X, len(accounts), watched, [accounts[i] for i in watched])
-        gate.check_size(call.accounts)
-        if gate.watch is not None and len(watched):
-            call = call._replace(rows=self.monitor_._checked(X)[watched])
-        return call
-
-    def _throttle(self, call: Call) -> None:
-        """Let a call through, or refuse it."""
-        gate = self._gate()
-        free = call.n_rows - len(call.watched)
-        gate.count(calls=1, rows=call.n_rows, allowed_rows=free)
-        gate.throttle(call.accounts)
-
-    def _watch(
-        self, call: Call, notes: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Score and remember rows; return which are suspicious, and their notes."""
-        suspicious = np.zeros(call.n_rows, dtype=bool)
-        found = np.full(call.n_rows, NO_NOTE)
-        gate, at, rows, names = self._gate(), call.watched, call.rows, call.accounts
-        if rows is None:
-            return suspicious, found
-        notes = None if notes is None else notes[at]
-        try:
-            seen = self.monitor_._observe(
-                rows,
-                names,
-                gate.watch,
-                notes,
-                None if self.clock is None else gate.now(),
-            )
-        except StoreError as error:
-            gate.fail(error, names)
-            return suspicious, found
-        suspicious[at] = [one.score < self.monitor_.offset_ for one in seen]
-        found[at] = [one.note for one in seen]
-        self._report(gate, rows, names, seen)
-        return suspicious, found
-
-    def _report(
-        self, gate: Gate, rows: np.ndarray, names: list[Any], seen: list[Seen]
-    ) -> None:
-        gate.count(repeated_rows=sum(one.is_repeat for one in seen))
-        gate.remember_scores(names, seen)
-        offset = self.monitor_.offset_
-        at = [i for i, one in enumerate(seen) if one.score < offset]
-        if not at:
-            return
-        gate.count(suspicious_rows=len(at))
-        suspects = [names[i] for i in at]
-        more: dict[str, Any] = {"rows": at, "action": self.action, "offset": offset}
-        more["scores"] = [seen[i].score for i in at]
-        if self.log_inputs:
-            more["inputs"] = rows[at].tolist()
-        gate.note("similar", suspects, **more)
-        gate.charge(suspects, self._cost() - 1)
-
-    def _refuse(self, suspicious: np.ndarray) -> None:
-        """Refuse where that is the action."""
-        if self.action == "reject" and suspicious.any():
-            gate = self._gate()
-            gate.count(refused_for_similarity=1)
-            wait = WAIT if gate.rate is None else gate.rate.debit(self._cost()) / SECOND
-            raise QueryRefused("similar", wait)
-
-    def _act(self, suspicious: np.ndarray) -> None:
-        """Do what shows: refuse, or wait."""
-        self._refuse(suspicious)
-        if self.action == "delay" and suspicious.any():
-            time.sleep(self.delay)
-
-    def _answer(self, method: str, X: Any, account: Any) -> tuple[Any, ...]:
-        """Ask the model, then watch; return answers, suspicion, decoys and winners."""
-        call = self._checked_call(X, account)
-        self._throttle(call)
-        try:
-            answers = self._ask(method, call.X)
-            labels = self._labels_for_decoys(method, call.X, answers)
-        except RuntimeError:
-            # what breaks the model is remembered like any other query
-            self._watch(call)
-            raise
-        suspicious, notes = self._watch(call, labels)
-        self._act(suspicious)
-        return answers, suspicious, notes, labels
-
-    def _labels_for_decoys(self, method: str, X: Any, answers: np.ndarray) -> Any:
-        """Return the column of each answer, NO_NOTE where it is none of the classes."""
-        if self.action not in ("decoy", "label"):
-            return None
-        labels = answers if method == "predict" else self._ask("predict", X)
-        at = self._places(labels)
-        return np.where(self.classes_[at] == labels, at, NO_NOTE)
 
     def predict(self, X: Any, *, account: Any = None) -> np.ndarray:
         """Return labels, if the account may ask.
@@ -505,11 +285,6 @@ class GuardedClassifier(WrappingClassifier):
         suspicious = self._admit(self._checked_call(X, account))
         self._act(suspicious)
         return suspicious
-
-    def _admit(self, call: Call) -> np.ndarray:
-        """Throttle and watch a call; return which rows are suspicious."""
-        self._throttle(call)
-        return self._watch(call)[0]
 
     # what it noticed
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from sk_advdef._base import Stamped
-from sk_advdef._torch._models import is_frozen
 from sk_advdef._validation import (
     check_number,
     check_option,
@@ -20,33 +15,20 @@ from sk_advdef._validation import (
     invalid,
     seed_from,
 )
-from sk_advdef.concealment._accounts import account_id, per_row
-from sk_advdef.concealment._calibration import (
-    FOR_WINDOW,
-    chosen_window,
-    family_scores,
-    neighbor_scores,
-    sketch_scores,
-)
-from sk_advdef.concealment._columns import Bounds
-from sk_advdef.concealment._history import NO_NOTE, History, Query, Seen
-from sk_advdef.concealment._matching import SCOPES, Families, Neighbors, Sketches
-from sk_advdef.concealment._secrets import VARIABLE, is_set, key_from
-from sk_advdef.concealment._sketch import Sketcher, background_of
-from sk_advdef.concealment._store import Store
-from sk_advdef.concealment._watch import Watch, drop_state, state_of
+from sk_advdef.concealment._accounts import per_row
+from sk_advdef.concealment._comparing import digest_of
+from sk_advdef.concealment._matching import SCOPES
+from sk_advdef.concealment._remembering import Remembering
+from sk_advdef.concealment._secrets import VARIABLE
+from sk_advdef.concealment._watch import drop_state
 from sk_advdef.detection._threshold import conformal_offset
 
 METHODS = ("auto", "knn", "fingerprint", "provenance")
-#: A feature of which more rows than this have the same value has a background.
-BACKGROUND_SHARE = 0.2
 #: Fewer tokens in common than this are never evidence, however few genuine rows have.
 LEAST_IN_COMMON = 0.2
-#: The range of a feature is taken for at most so many standard deviations.
-MAX_STDS = 4
 
 
-class SimilarQueryDetector(Stamped):
+class SimilarQueryDetector(Remembering):
     """Notice rows that are similar, but not identical, to rows asked before.
 
     Who attacks a model by asking has to ask about many variants of one input. ``fit``
@@ -294,7 +276,7 @@ class SimilarQueryDetector(Stamped):
         order = rng.permutation(n)
         auto = "fingerprint" if is_image else "knn"
         self.method_ = auto if self.method == "auto" else self.method
-        digests = np.array([_digest(row, b"") for row in rows], dtype=np.uint64)
+        digests = np.array([digest_of(row, b"") for row in rows], dtype=np.uint64)
         if self.method_ == "fingerprint":
             scores = self._fit_sketches(rows, digests, order, is_image)
         else:
@@ -307,192 +289,7 @@ class SimilarQueryDetector(Stamped):
         drop_state(self)
         return self
 
-    def _fit_sketches(
-        self, rows: np.ndarray, digests: np.ndarray, order: np.ndarray, is_image: bool
-    ) -> np.ndarray:
-        n_values = rows.shape[1]
-        if self.window is not None and self.window > n_values:
-            raise invalid(self, "window", f"an int in [1, {n_values}]", self.window)
-        if self.value_range is not None:
-            low, high = map(np.array, self.value_range)
-        else:
-            axis = None if is_image else 0
-            low, high = rows.min(axis=axis), rows.max(axis=axis)
-        self._low = np.asarray(low, dtype=np.float64)
-        self._width = np.where(high > low, high - low, 1.0)
-        self._background = background_of(rows[:FOR_WINDOW], BACKGROUND_SHARE)
-        size = self.sketch_size
-        self.window_ = self.window or chosen_window(
-            self._sketcher, rows, digests, size, self.false_positive_rate
-        )
-        sketcher = self._sketcher(self.window_)
-        sketches = [sketcher(row) for row in rows]
-        return sketch_scores(sketches, digests, self._past(order), size)
-
-    def _past(self, order: np.ndarray) -> np.ndarray:
-        """Return the rows that stand for a history."""
-        # one more, since a row that is itself among them is not compared to itself
-        return order if self.history_size is None else order[: self.history_size + 1]
-
-    def _sketcher(self, window: int) -> Sketcher:
-        return Sketcher(
-            key_from(self, self.secret, "salt of fingerprints"),
-            window=window,
-            size=self.sketch_size,
-            quantization=self.quantization,
-            low=self._low,
-            width=self._width,
-            background=self._background,
-        )
-
-    def _fit_vectors(
-        self, rows: np.ndarray, digests: np.ndarray, order: np.ndarray
-    ) -> np.ndarray:
-        self.encoder_ = None
-        if self.encoder is not None:
-            if not hasattr(self.encoder, "transform"):
-                raise invalid(self, "encoder", "a transformer or None", self.encoder)
-            shaped = rows.reshape(len(rows), *self._row_shape)
-            frozen = is_frozen(self.encoder)
-            self.encoder_ = self.encoder if frozen else clone(self.encoder).fit(shaped)
-        features = self._encoded(rows)
-        self._mean, std = features.mean(axis=0), features.std(axis=0)
-        low, high = features.min(axis=0), features.max(axis=0)
-        width = np.where(high > low, high - low, 1.0)
-        # a feature that is nearly always the same must not drown the others in noise
-        self._scale = np.where(high > low, np.maximum(std, width / MAX_STDS), 1.0)
-        self._clip = np.stack([low - width, high + width])
-        vectors = self._scaled(features)
-        if self.method_ == "knn":
-            past = self._past(order)
-            found = neighbor_scores(vectors, digests, past, self.n_neighbors)
-        else:
-            size = self.history_size or len(rows) // 2
-            found = family_scores(vectors, digests, order, size, self.n_neighbors)
-        scores, self._far = found
-        return scores
-
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
-        if self.encoder_ is None:
-            return rows
-        shaped = rows.reshape(len(rows), *self._row_shape)
-        return np.asarray(self.encoder_.transform(shaped)).reshape(len(rows), -1)
-
-    def _scaled(self, features: np.ndarray) -> np.ndarray:
-        # one feature that the model ignores must not set any two queries far apart
-        clipped = np.clip(features, *self._clip)
-        return ((clipped - self._mean) / self._scale).astype(np.float64)
-
-    def _checked(self, X: Any, *, reset: bool = False) -> np.ndarray:
-        """Check rows and return them flat, as float64."""
-        X = validate_data(self, X, reset=reset, dtype="numeric", allow_nd=True)
-        if reset:
-            self._row_shape = X.shape[1:]
-        elif X.shape[1:] != self._row_shape:
-            raise ValueError(
-                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
-                f"fitted on rows of shape {self._row_shape}."
-            )
-        rows = X.reshape(len(X), -1).astype(np.float64)
-        rows += 0.0  # makes -0.0 the same as 0.0
-        return rows
-
     # what is remembered
-
-    def _row_bytes(self) -> int:
-        if self.method_ == "fingerprint":
-            return 6 * (self.sketch_size + 1) + 40
-        return 5 * (len(self._mean) + 1) + 50
-
-    def _bounds(self) -> Bounds:
-        rows = self.max_rows
-        if self.max_bytes is not None:
-            rows = max(1, min(rows, self.max_bytes // self._row_bytes()))
-        return Bounds(int(rows), int(min(self.account_quota, rows)), self.max_age)
-
-    def _keys(self) -> bytes:
-        """Key of digests and accounts; without a secret all processes have the same."""
-        if self.method_ == "fingerprint" or is_set(self.secret):
-            return key_from(self, self.secret, "digests of queries")
-        return b""
-
-    def _make_watch(self, store: Store | None = None) -> Watch:
-        shared = store is not None and store.is_shared
-        if shared and self.method_ == "fingerprint" and not is_set(self.secret):
-            raise ValueError(
-                f"Fingerprints in a shared store need a secret that all processes "
-                f"share: set the environment variable {self.secret}."
-            )
-        coder, matcher = None, self._matcher()
-        kind: type = np.float32
-        if self.method_ == "fingerprint":
-            coder, kind = self._sketcher(self.window_), np.uint32
-        history = History(matcher, self._bounds())
-        stream, key = self._stream(), self._keys()
-        return Watch(history, kind, store, stream, coder=coder, key=key)
-
-    def _matcher(self) -> Any:
-        if self.method_ == "fingerprint":
-            return Sketches(self.sketch_size, self.scope)
-        if self.method_ == "provenance":
-            return Families(len(self._mean), self.n_neighbors, self._far, self.scope)
-        return Neighbors(len(self._mean), self.n_neighbors, self._far, self.scope)
-
-    def _stream(self) -> str:
-        """Name the log of all detectors that compare rows in exactly this way."""
-        own = blake2b(key=self._keys(), digest_size=12)
-        settings = (self.method_, self.scope, self.n_neighbors)
-        own.update(repr((settings, self.sketch_size, self.quantization)).encode())
-        fitted = (
-            "_low",
-            "_width",
-            "_background",
-            "window_",
-            "_mean",
-            "_scale",
-            "_clip",
-        )
-        for name in fitted:
-            own.update(
-                np.asarray(vars(self).get(name, 0.0), dtype=np.float64).tobytes()
-            )
-        return own.hexdigest()
-
-    def _watch(self) -> Watch:
-        return state_of(self, self._make_watch)
-
-    def _codes(self, rows: np.ndarray, watch: Watch) -> list[np.ndarray]:
-        if self.method_ == "fingerprint":
-            return [watch.coder(row) for row in rows]
-        return list(self._scaled(self._encoded(rows)).astype(np.float32))
-
-    def _now(self) -> float:
-        return float((self.clock or time.time)())
-
-    def _observe(
-        self,
-        rows: np.ndarray,
-        accounts: list[Any],
-        watch: Watch,
-        notes: np.ndarray | None = None,
-        now: float | None = None,
-    ) -> list[Seen]:
-        """Score and remember checked rows."""
-        codes, now = self._codes(rows, watch), self._now() if now is None else now
-        ids = {name: account_id(self, name, watch.key) for name in set(accounts)}
-        queries = [
-            Query(
-                ids[name],
-                now,
-                _digest(row, watch.key),
-                code,
-                NO_NOTE if notes is None else int(notes[i]),
-            )
-            for i, (name, row, code) in enumerate(
-                zip(accounts, rows, codes, strict=True)
-            )
-        ]
-        return watch.observe(queries)
 
     def observe(self, X: Any, *, account: Any = None) -> np.ndarray:
         """Score rows by what came before each, and remember them.
@@ -537,7 +334,7 @@ class SimilarQueryDetector(Stamped):
         codes = self._codes(rows, watch)
         return np.array(
             [
-                watch.history.score(_digest(row, watch.key), code)
+                watch.history.score(digest_of(row, watch.key), code)
                 for row, code in zip(rows, codes, strict=True)
             ],
             dtype=np.float64,
@@ -584,9 +381,3 @@ class SimilarQueryDetector(Stamped):
         """
         check_is_fitted(self)
         return self._watch().history.stats()
-
-
-def _digest(row: np.ndarray, key: bytes) -> int:
-    """Return a number that stands for exactly this row."""
-    digest = blake2b(row.tobytes(), key=key, digest_size=8).digest()
-    return int.from_bytes(digest, "little")
