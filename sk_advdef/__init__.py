@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sk_advdef.detection._dropout import DropoutUncertaintyDetector
     from sk_advdef.detection._rejecting import RejectingClassifier
     from sk_advdef.detection._squeezing import FeatureSqueezingDetector
+    from sk_advdef.evaluation._certified import certified_accuracy_score
     from sk_advdef.evaluation._detection import (
         make_detection_scorer,
         rejection_robust_error,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from sk_advdef.squeezers._median import MedianSqueezer
     from sk_advdef.squeezers._stack import stack_images
     from sk_advdef.training._augmented import AdversariallyAugmentedClassifier
+    from sk_advdef.training._certified import CertifiedClassifier
+    from sk_advdef.training._certified_result import CertifiedResult
     from sk_advdef.training._distilled import DistilledClassifier
 
 __all__ = [
@@ -63,6 +66,8 @@ __all__ = [
     "BitDepthSqueezer",
     "BlurSqueezer",
     "CarliniWagnerL2",
+    "CertifiedClassifier",
+    "CertifiedResult",
     "CombinedDetector",
     "ConcealedClassifier",
     "DDN",
@@ -99,6 +104,7 @@ __all__ = [
     "as_module",
     "as_score_module",
     "attack_strength_test",
+    "certified_accuracy_score",
     "diagnose_defense",
     "evaluate_robustness",
     "make_detection_scorer",
@@ -116,6 +122,8 @@ _LAZY = {
     "BitDepthSqueezer": "sk_advdef.squeezers._bit_depth",
     "BlurSqueezer": "sk_advdef.squeezers._blur",
     "CarliniWagnerL2": "sk_advdef.attacks._carlini_wagner",
+    "CertifiedClassifier": "sk_advdef.training._certified",
+    "CertifiedResult": "sk_advdef.training._certified_result",
     "CombinedDetector": "sk_advdef.detection._combined",
     "ConcealedClassifier": "sk_advdef.concealment._concealed",
     "DDN": "sk_advdef.attacks._ddn",
@@ -152,6 +160,7 @@ _LAZY = {
     "as_module": "sk_advdef._torch._registry",
     "as_score_module": "sk_advdef._torch._registry",
     "attack_strength_test": "sk_advdef.evaluation._strength",
+    "certified_accuracy_score": "sk_advdef.evaluation._certified",
     "diagnose_defense": "sk_advdef.evaluation._diagnose",
     "evaluate_robustness": "sk_advdef.evaluation._robustness",
     "make_detection_scorer": "sk_advdef.evaluation._detection",

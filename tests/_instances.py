@@ -32,6 +32,7 @@ from sk_advdef import (
     AdversariallyAugmentedClassifier,
     BitDepthSqueezer,
     BlurSqueezer,
+    CertifiedClassifier,
     CombinedDetector,
     ConcealedClassifier,
     DensityDetector,
@@ -272,6 +273,12 @@ INSTANCES = [
         {"attack__steps": [1, 3]},
         expected_failures=OWN_CLASS,
         data=make_coded_rows,
+    ),
+    Instance(
+        CertifiedClassifier(
+            small_net(module__dropout=0.0), eps=0.1, bounds=None, random_state=0
+        ),
+        {"eps": [0.05, 0.2], "estimator__lr": [0.04]},
     ),
     Instance(
         detector,

@@ -12,10 +12,12 @@ from sk_advdef._validation import check_number, invalid
 NORMS = ("linf", "l2")
 
 
-def check_eps(owner: object, eps: Any, sample_shape: tuple[int, ...]) -> np.ndarray:
+def check_eps(
+    owner: object, eps: Any, sample_shape: tuple[int, ...], *, name: str = "eps"
+) -> np.ndarray:
     """Return ``eps`` as float64, a scalar or an array that fits one sample."""
     if np.ndim(eps) == 0:
-        check_number(owner, "eps", eps, low=0)
+        check_number(owner, name, eps, low=0)
         return np.asarray(eps, dtype=np.float64)
     allowed = "a float in [0, inf) or an array of them that fits one sample"
     try:
@@ -24,7 +26,7 @@ def check_eps(owner: object, eps: Any, sample_shape: tuple[int, ...]) -> np.ndar
     except (TypeError, ValueError):
         fits = False
     if not fits or not (np.isfinite(values).all() and (values >= 0).all()):
-        raise invalid(owner, "eps", f"{allowed} of shape {sample_shape}", eps)
+        raise invalid(owner, name, f"{allowed} of shape {sample_shape}", eps)
     return values
 
 

@@ -58,8 +58,11 @@ class RobustnessReport:
         For detectors: the share of attacked rows found at 5 % and 1 % false positives,
         beside three baselines on the same rows.
     certified : float or None
-        For trees, the share of rows of which TreeExact proves that nothing the attacker
-        may do changes the right answer: a lower bound. None where nothing was proved.
+        For trees and a CertifiedClassifier, the share of rows of which it is proved
+        that nothing the attacker may do changes the right answer: a lower bound. None
+        where no proof was tried.
+    certified_by : str
+        What proved it.
 
     See Also
     --------
@@ -87,6 +90,7 @@ class RobustnessReport:
     rejection: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, dict[str, float]] = field(default_factory=dict)
     certified: float | None = None
+    certified_by: str = "TreeExact"
 
     @property
     def clean_accuracy(self) -> float:
@@ -206,7 +210,9 @@ class RobustnessReport:
         if cut:
             words.append(f"Not evaluated, for lack of time: {cut} rows.")
         if self.certified is not None:
-            words.append(f"Certified by TreeExact: {self.certified:.1%} of these rows.")
+            words.append(
+                f"Certified by {self.certified_by}: {self.certified:.1%} of these rows."
+            )
         for name, value in self.rejection.items():
             words.append(f"{name}: {_short(value)}.")
         for name, figures in self.detection.items():

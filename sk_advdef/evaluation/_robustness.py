@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sk_advdef._torch._models import (
     genuine_classes_of,
     has_scores,
+    last_step,
     predict,
     rejection_of,
     sampling_detector,
@@ -30,6 +31,7 @@ from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
+from sk_advdef.evaluation._certified import certified_rows
 from sk_advdef.evaluation._detection import detection_figures, rejection_robust_error
 from sk_advdef.evaluation._intervals import wilson
 from sk_advdef.evaluation._report import (
@@ -84,7 +86,8 @@ def evaluate_robustness(
     APGD through the whole estimator where it has a differentiable view, and where it
     rejects by dropout, PGD through fresh masks too; RandomSearch, or HopSkipJump where
     there are labels only; and TreeExact for trees. Every attack is run on every row
-    that is right, and the worst case is taken row by row.
+    that is right, and the worst case is taken row by row. What a CertifiedClassifier
+    can prove of the rows is reported beside it.
 
     Parameters
     ----------
@@ -206,13 +209,20 @@ def evaluate_robustness(
         lines.append(_line(trial, parts))
         for block, results in found.items():
             held[blocks[block]] &= results[number].held
+    certified, certified_by = _certified(found), "TreeExact"
+    if listed is None and space is None and hasattr(last_step(estimator), "certify"):
+        rows = np.flatnonzero(evaluated)
+        part = _safe_indexing(X, rows), y[rows]
+        certified = _bounded(estimator, *part, eps, bounds, not_tried)
+        certified_by = "interval bounds"
     report = RobustnessReport(
         attacks=lines,
         held=held,
         evaluated=evaluated,
         threat={**threat, "rows": int(evaluated.sum())},
         not_tried=not_tried,
-        certified=_certified(found),
+        certified=certified,
+        certified_by=certified_by,
     )
     if rejection_of(estimator) is not None:
         rows = np.flatnonzero(evaluated)
@@ -240,6 +250,19 @@ def _certified(found: dict[int, list[Found]]) -> float | None:
         if result.certified is not None
     ]
     return float(np.concatenate(proved).mean()) if proved else None
+
+
+def _bounded(
+    estimator: Any, X: Any, y: Any, eps: Any, bounds: Any, not_tried: list[str]
+) -> float | None:
+    """Share of rows certified by interval bounds; None where there are no bounds."""
+    from sk_advdef._torch._interval import NoBoundsError
+
+    try:
+        return float(certified_rows(estimator, X, y, eps, bounds=bounds).mean())
+    except NoBoundsError as error:
+        not_tried.append(f"a certificate: {error}")
+        return None
 
 
 def _names(attacks: list[Attack]) -> list[str]:

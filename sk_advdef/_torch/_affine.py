@@ -1,0 +1,48 @@
+"""Views that are one affine map from end to end, and that map."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from sk_advdef._torch._blocks import Affine, TwoColumns
+from sk_advdef._torch._interval import Interval
+from sk_advdef._torch._interval_rules import unit_of
+from sk_advdef._torch._transformer_views import Scale, Select
+from sk_advdef._torch._views import Branches, _Times
+
+_AFFINE = (Affine, TwoColumns, Scale, Select, Branches, _Times, nn.Identity)
+_HOLDS = (nn.Sequential, nn.ModuleList)
+
+
+def is_affine(view: nn.Module) -> bool:
+    """Whether a view is known to be affine: a linear model behind linear steps."""
+    return all(
+        isinstance(part, (*_AFFINE, *_HOLDS))
+        and not (isinstance(part, Scale) and part.clip is not None)
+        for part in view.modules()
+    )
+
+
+def affine_map(view: nn.Module, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``weight`` (n_classes, n_features) and ``bias`` of an affine view."""
+    zero = torch.zeros(1, n_features, dtype=torch.float64)
+    slope = torch.autograd.functional.jacobian(view, zero)
+    return slope[0, :, 0].double().numpy(), view(zero)[0].double().numpy()
+
+
+def rounding_of(
+    view: nn.Module, lower: np.ndarray, upper: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    """Largest error by rounding of each score of an affine view, anywhere in boxes.
+
+    The width of the bounds is that of the map and that of rounding, added up.
+    """
+    kind = torch.float32 if dtype == np.float32 else torch.float64
+    ends = [torch.tensor(end) for end in (lower, upper)]
+    widths = [
+        view(Interval(*ends, dtype=kind, unit=unit)).radius
+        for unit in (unit_of(kind, torch.device("cpu")), 0.0)
+    ]
+    return (widths[0] - widths[1]).clamp_min(0).numpy()

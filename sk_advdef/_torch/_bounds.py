@@ -1,0 +1,173 @@
+"""Bounds of what a module answers on a box: interval bound propagation.
+
+Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training
+Verifiably Robust Models", 2018, arXiv:1810.12715.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import gen_batches
+from torch import nn
+
+from sk_advdef._torch._blocks import decision_of
+from sk_advdef._torch._eot import draws
+from sk_advdef._torch._interval import (
+    Interval,
+    Linear,
+    NoBoundsError,
+    Unbounded,
+    gamma,
+    least,
+)
+from sk_advdef._torch._interval_rules import unit_of
+from sk_advdef._torch._net import frozen
+from sk_advdef._torch._registry import build
+
+#: Rows that are bounded together.
+ROWS_AT_A_TIME = 256
+
+#: Part of the scores, in units of rounding, that a margin must exceed: what a softmax
+#: after them may round to a tie is not certified.
+TIE = 64
+
+#: Numbers in the differences of all pairs of classes, above which few are made at once.
+MANY_PAIRS = 4_000_000
+
+KNOWN = (
+    "Bounds are known for linear layers and convolutions, ReLU and other activations "
+    "that never fall, average and max pooling, batch normalization, dropout, sums, and "
+    "what moves values about"
+)
+
+
+def propagate(module: nn.Module, box: Interval) -> Interval:
+    """Send a box through a module and name the part that it cannot pass."""
+    try:
+        found = module(box)
+    except Unbounded as error:
+        where = _innermost(module, error)
+        raise NoBoundsError(f"{where} cannot be bounded: {error}. {KNOWN}.") from None
+    if not isinstance(found, Interval):
+        raise NoBoundsError(
+            f"{type(module).__name__} cannot be bounded: it returns a "
+            f"{type(found).__name__}. {KNOWN}."
+        )
+    return found
+
+
+def _innermost(module: nn.Module, error: BaseException) -> str:
+    """Name the innermost module in which an error arose."""
+    found, trace = module, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            found = owner
+        trace = trace.tb_next
+    name = next((n for n, part in module.named_modules() if part is found), "")
+    return f"The module {name!r} ({type(found).__name__})"
+
+
+def worst_margins(scores: Interval, columns: torch.Tensor) -> torch.Tensor:
+    """Lower bounds of a class's lead over each class; its own column holds 0.
+
+    Where the scores come from a linear layer, the difference of two of its rows is
+    bounded and not the two apart.
+    """
+    rows = torch.arange(len(columns), device=columns.device)
+    if scores.linear is None:
+        own = scores.lower[rows, columns]
+        margins = own[:, None] - scores.upper
+    else:
+        margins = _elided(scores.linear, columns)
+    own_column = torch.zeros_like(margins, dtype=torch.bool)
+    own_column[rows, columns] = True
+    return margins.masked_fill(own_column, 0.0)
+
+
+def _elided(layer: Linear, columns: torch.Tensor) -> torch.Tensor:
+    source, weight, bias = layer.source, layer.weight, layer.bias
+    center, radius = source.center, source.radius
+    rows = torch.arange(len(columns), device=columns.device)
+    logits = nn.functional.linear(center, weight, bias)
+    own = logits[rows, columns]
+    lead = own[:, None] - logits - _spread(radius, weight, columns)
+    rounding = gamma(source, weight.shape[1] + 16)
+    if rounding:
+        size = nn.functional.linear(source.magnitude, weight.abs(), bias.abs())
+        error = rounding * size + least(source, weight.shape[1])
+        lead = lead - error - error[rows, columns][:, None]
+    return lead
+
+
+def _spread(
+    radius: torch.Tensor, weight: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """How far a class's lead over each class moves with the inputs of the layer."""
+    n_classes = len(weight)
+    if n_classes**2 * weight.shape[1] <= MANY_PAIRS:
+        pairs = (weight[:, None] - weight[None]).abs().flatten(0, 1)
+        spread = (radius @ pairs.T).unflatten(1, (n_classes, n_classes))
+        return spread[torch.arange(len(columns), device=columns.device), columns]
+    spread = radius.new_zeros(len(radius), n_classes)
+    for column in columns.unique():
+        own = columns == column
+        pairs = (weight[column] - weight).abs()
+        spread = spread.index_put((own.nonzero()[:, 0],), radius[own] @ pairs.T)
+    return spread
+
+
+def bounded_view(estimator: Any) -> nn.Module:
+    """Make the view of a fitted estimator whose bounds say what it answers."""
+    return frozen(decision_of(build(estimator)))
+
+
+def certified_margins(
+    view: nn.Module,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    columns: np.ndarray,
+    *,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """Lower bounds of the lead of a class over all others, anywhere in boxes.
+
+    The bounds hold for the view as it is computed, in any order of summation: they are
+    taken in float64, and every step widens them by the largest error that the view's
+    own rounding can make. ``lower`` and ``upper`` are float64 arrays of the boxes'
+    ends, ``dtype`` is that of the rows. Returns float64, shape (n_samples,).
+    """
+    margins = []
+    kind = torch.float32 if dtype == np.float32 else torch.float64
+    _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
+    with torch.no_grad():
+        for rows in gen_batches(len(lower), ROWS_AT_A_TIME):
+            ends = [
+                torch.tensor(end[rows], dtype=torch.float64) for end in (lower, upper)
+            ]
+            unit = unit_of(kind, torch.device("cpu"))
+            scores = propagate(view, Interval(*ends, dtype=kind, unit=unit))
+            own = torch.tensor(columns[rows], device=scores.lower.device)
+            margins.append(_certain(scores, own).cpu().numpy())
+    return np.concatenate(margins) if margins else np.zeros(0)
+
+
+def _refuse_chance(view: nn.Module, rows: torch.Tensor) -> None:
+    """Refuse a view that draws random numbers: bounds of one draw say nothing."""
+    marked = any(getattr(m, "is_random", False) for m in view.modules())
+    if marked or (len(rows) and draws(view, rows)):
+        raise NoBoundsError(
+            f"{type(view).__name__} cannot be bounded: it draws random numbers to "
+            "answer."
+        )
+
+
+def _certain(scores: Interval, columns: torch.Tensor) -> torch.Tensor:
+    lead = worst_margins(scores, columns)
+    own_column = torch.zeros_like(lead, dtype=torch.bool)
+    own_column[torch.arange(len(columns)), columns] = True
+    lead = lead.masked_fill(own_column, torch.inf).amin(dim=1)
+    return lead - TIE * scores.unit * (1 + scores.magnitude.amax(dim=1))

@@ -1,0 +1,529 @@
+"""How bounds go through the functions of torch, one rule a kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sk_advdef._torch._interval import (
+    Interval,
+    Linear,
+    Unbounded,
+    gamma,
+    intervals,
+    least,
+    part_of,
+    rule,
+)
+
+_T = torch.Tensor
+
+#: Relative error of an elementary function, in units of rounding.
+ELEMENTARY = 16
+
+
+def unit_of(dtype: torch.dtype, device: torch.device) -> float:
+    """Largest relative error of one operation in a dtype, as torch is set now."""
+    unit = float(torch.finfo(dtype).eps) / 2
+    if dtype == torch.float32:
+        if device.type == "cuda":  # convolutions may use TF32 unless told otherwise
+            unit = 2.0**-11
+        if torch.get_float32_matmul_precision() != "highest":
+            unit = 2.0**-8
+    return unit
+
+
+# --- layout: the same for lower, upper and point
+
+_LAYOUT = (
+    *(torch.flatten, _T.flatten, torch.reshape, _T.reshape, _T.view, _T.view_as),
+    *(torch.permute, _T.permute, torch.transpose, _T.transpose, _T.contiguous),
+    *(torch.squeeze, _T.squeeze, torch.unsqueeze, _T.unsqueeze, _T.expand),
+    *(torch.movedim, _T.movedim, torch.moveaxis, _T.moveaxis, _T.t, torch.t),
+    *(torch.unflatten, _T.unflatten, _T.detach, _T.adjoint),
+    *(torch.clone, _T.clone, torch.flip, _T.flip, torch.roll, _T.roll),
+    *(_T.requires_grad_, torch.swapaxes, _T.swapaxes, F.pixel_shuffle),
+    *(torch.pixel_shuffle, F.pixel_unshuffle, torch.pixel_unshuffle, _T.repeat),
+    *(torch.select, _T.select, torch.narrow, _T.narrow, _T.index_select),
+    *(torch.index_select, torch.cat, torch.concat, torch.stack, F.pad),
+    *(torch.ravel, _T.ravel, _T.expand_as),
+)
+
+
+def _each(func: Any, x: Interval, args: Any, kwargs: Any, **more: Any) -> Interval:
+    lower, upper = (func(*part_of(args, n), **kwargs) for n in ("lower", "upper"))
+    return x.like(lower, upper, _of_points(func, args, kwargs), **more)
+
+
+def _of_points(func: Any, args: Any, kwargs: Any) -> Any:
+    if any(x.point is None for x in intervals(args)):
+        return None
+    return func(*part_of(args, "point"), **kwargs)
+
+
+@rule(*_LAYOUT)
+def layout(func: Any, *args: Any, **kwargs: Any) -> Interval:
+    """Move values about."""
+    found = intervals(args)
+    dtype = torch.promote_types(found[0].dtype, found[-1].dtype)
+    unit = max(x.unit for x in found)
+    for x in found:
+        x.shared = True
+    return _each(func, found[0], args, kwargs, dtype=dtype, unit=unit, shared=True)
+
+
+@rule(torch.chunk, _T.chunk, torch.split, _T.split, torch.unbind, _T.unbind)
+def several(func: Any, x: Interval, *args: Any, **kwargs: Any) -> tuple[Interval, ...]:
+    """Cut into parts."""
+    lower, upper = func(x.lower, *args, **kwargs), func(x.upper, *args, **kwargs)
+    points = _of_points(func, (x, *args), kwargs) or [None] * len(lower)
+    x.shared = True
+    parts = zip(lower, upper, points, strict=True)
+    return tuple(x.like(*part, shared=True) for part in parts)
+
+
+@rule(_T.__getitem__)
+def getitem(func: Any, x: Interval, index: Any) -> Interval:
+    """Take a part; of columns, with the linear layer that they come from."""
+    linear = None
+    if x.linear is not None and isinstance(index, tuple) and len(index) == 2:
+        rows, columns = index
+        whole = isinstance(rows, slice) and rows == slice(None)
+        if whole and isinstance(columns, slice):
+            source, weight, bias = x.linear.source, x.linear.weight, x.linear.bias
+            linear = Linear(source, weight[columns], bias[columns])
+    x.shared = True
+    return _each(func, x, (x, index), {}, linear=linear, shared=True)
+
+
+@rule(_T.to, _T.float, _T.double, _T.type, _T.type_as, _T.cpu, _T.cuda)
+def to(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Any:
+    """Change dtype or device; values are rounded where the dtype is narrower."""
+    if not isinstance(x, Interval):  # a constant that is to be like what is bounded
+        like = intervals([*args, *kwargs.values()])[0]
+        return x.to(like.device, like.dtype)
+    found = func(torch.empty(0, dtype=x.dtype, device=x.device), *args, **kwargs)
+    if not found.is_floating_point():
+        raise Unbounded(f"no bounds are known for a cast to {found.dtype}")
+    # bounds with rounding stay in float64, whatever the module computes in
+    dtype = torch.float64 if x.unit else found.dtype
+    lower, upper = (v.to(found.device, dtype) for v in (x.lower, x.upper))
+    point = None if x.point is None else x.point.to(found.device, dtype)
+    more = {"dtype": found.dtype, "shared": True}
+    x.shared = True
+    if not x.unit:
+        return x.like(lower, upper, point, linear=x.linear, **more)
+    unit = max(x.unit, unit_of(found.dtype, found.device))
+    error = None
+    if torch.finfo(found.dtype).eps > torch.finfo(x.dtype).eps:
+        smallest = torch.finfo(found.dtype).tiny
+        error = x.magnitude * torch.finfo(found.dtype).eps + smallest
+    linear = x.linear if error is None else None
+    return x.like(lower, upper, point, error=error, linear=linear, unit=unit, **more)
+
+
+# --- elementwise
+
+#: What writes to its argument -> the same without.
+_WRITING = {
+    torch.relu_: torch.relu,
+    _T.relu_: torch.relu,
+    _T.clamp_: torch.clamp,
+    torch.sigmoid_: torch.sigmoid,
+    _T.sigmoid_: torch.sigmoid,
+    torch.tanh_: torch.tanh,
+    _T.tanh_: torch.tanh,
+}
+_EXACT = (
+    *(torch.relu, _T.relu, F.relu, F.relu6, F.hardtanh, torch.relu_, _T.relu_),
+    *(_T.clamp_,),
+    *(torch.clamp, _T.clamp, torch.clip, _T.clip, _T.clamp_min, _T.clamp_max),
+    *(torch.clamp_min, torch.clamp_max, torch.round, _T.round, torch.floor, _T.floor),
+    *(torch.ceil, _T.ceil, torch.trunc, _T.trunc),
+)
+_ROUNDED = (
+    *(torch.sigmoid, _T.sigmoid, F.sigmoid, torch.tanh, _T.tanh, F.tanh, torch.exp),
+    *(_T.exp, F.softplus, F.logsigmoid, F.hardsigmoid, F.softsign, F.elu, F.selu),
+    *(F.celu, F.leaky_relu, torch.log, _T.log, torch.sqrt, _T.sqrt, torch.selu),
+    *(_T.log1p, torch.log1p, _T.expm1, torch.expm1, _T.atan, torch.atan),
+    *(torch.sigmoid_, _T.sigmoid_, torch.tanh_, _T.tanh_),
+)
+_TRACED = {torch.relu, _T.relu, F.relu, F.leaky_relu, torch.relu_, _T.relu_}
+
+
+@rule(*_EXACT, *_ROUNDED)
+def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Go through a function that never falls."""
+    writes = kwargs.pop("inplace", False) or func in _WRITING
+    settings = [*args, *kwargs.values()]
+    if intervals(settings) or any(
+        isinstance(v, (int, float)) and v < 0 and func in (F.elu, F.celu, F.leaky_relu)
+        for v in settings
+    ):
+        raise Unbounded(f"no bounds are known for this {func.__name__}()")
+    if x.seen is not None and func in _TRACED:
+        x.seen.append((x.lower, x.upper))
+    func = _WRITING.get(func, func)
+    found = _each(func, x, (x, *args), kwargs)
+    if x.unit and func not in _EXACT:
+        error = ELEMENTARY * x.unit * (1 + found.magnitude)
+        found = found.like(found.lower, found.upper, found.point, error=error)
+    return x.written(found) if writes else found
+
+
+@rule(torch.neg, _T.neg, _T.__neg__, torch.negative, _T.negative)
+def neg(func: Any, x: Interval) -> Interval:
+    """Turn about."""
+    return x.like(-x.upper, -x.lower, None if x.point is None else -x.point)
+
+
+@rule(torch.abs, _T.abs, _T.__abs__)
+def absolute(func: Any, x: Interval) -> Interval:
+    """Fold at zero."""
+    lower = torch.maximum(x.lower, -x.upper).clamp_min(0)
+    return x.like(lower, x.magnitude, None if x.point is None else x.point.abs())
+
+
+def _wide(x: Interval, value: Any) -> Any:
+    """Return a constant in the dtype of the bounds."""
+    return value.to(x.lower) if isinstance(value, torch.Tensor) else value
+
+
+def _result(x: Interval, y: Any) -> torch.dtype:
+    return torch.promote_types(x.dtype, y.dtype) if torch.is_tensor(y) else x.dtype
+
+
+def _points(func: Any, x: Any, y: Any) -> Any:
+    wide = next(v for v in (x, y) if isinstance(v, Interval))
+    first, second = (
+        v.point if isinstance(v, Interval) else _wide(wide, v) for v in (x, y)
+    )
+    return None if first is None or second is None else func(first, second)
+
+
+@rule(torch.add, _T.add, _T.__add__, _T.__radd__)
+def add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Interval:
+    """Add bounds, or a constant."""
+    if alpha != 1:
+        raise Unbounded("no bounds are known for add() with alpha")
+    if not isinstance(x, Interval):
+        x, y = y, x
+    point, dtype, linear = _points(torch.add, x, y), _result(x, y), None
+    if isinstance(y, Interval):
+        lower, upper = x.lower + y.lower, x.upper + y.upper
+        unit, other = max(x.unit, y.unit), y.magnitude
+    else:
+        other, unit = _wide(x, y), x.unit
+        lower, upper = x.lower + other, x.upper + other
+        if x.linear is not None and (not torch.is_tensor(y) or y.ndim <= 1):
+            bias = x.linear.bias + other
+            linear = Linear(x.linear.source, x.linear.weight, bias)
+        other = abs(other)
+    error = 4 * unit * (x.magnitude + other) if unit else None
+    more = {"dtype": dtype, "unit": unit, "linear": linear}
+    return x.like(lower, upper, point, error=error, **more)
+
+
+@rule(torch.sub, _T.sub, _T.__sub__, torch.subtract, _T.subtract)
+def sub(func: Any, x: Any, y: Any) -> Interval:
+    """Subtract bounds, or a constant; a tensor from itself leaves nothing."""
+    if isinstance(x, Interval) and isinstance(y, Interval) and _same(x, y):
+        zeros = torch.zeros_like(x.lower)
+        return x.like(zeros, zeros, _points(torch.sub, x, y), linear=None)
+    return x + (-y)
+
+
+def _same(x: Interval, y: Interval) -> bool:
+    """Whether two bounds stand for one tensor: one of them may be detached."""
+    pairs = ((x.lower, y.lower), (x.upper, y.upper))
+    return all(
+        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+        for a, b in pairs
+    )
+
+
+@rule(_T.__rsub__, torch.rsub)
+def rsub(func: Any, x: Any, y: Any) -> Interval:
+    """Subtract from bounds, or from a constant."""
+    return (-x) + y
+
+
+@rule(torch.mul, _T.mul, _T.__mul__, _T.__rmul__, torch.multiply, _T.multiply)
+def mul(func: Any, x: Any, y: Any) -> Interval:
+    """Multiply bounds, or by a constant."""
+    if not isinstance(x, Interval):
+        x, y = y, x
+    point, dtype, linear = _points(torch.mul, x, y), _result(x, y), None
+    if isinstance(y, Interval):
+        ends = [a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper)]
+        unit = max(x.unit, y.unit)
+    else:
+        factor, unit = _wide(x, y), x.unit
+        ends = [x.lower * factor, x.upper * factor]
+        if x.linear is not None and not torch.is_tensor(y) and y > 0:
+            parts = x.linear
+            linear = Linear(parts.source, parts.weight * y, parts.bias * y)
+    lower, upper = ends[0], ends[0]
+    for end in ends[1:]:
+        lower, upper = torch.minimum(lower, end), torch.maximum(upper, end)
+    error = None
+    if unit:
+        error = 4 * unit * torch.maximum(lower.abs(), upper.abs()) + least(x, 1)
+    more = {"dtype": dtype, "unit": unit, "linear": linear}
+    return x.like(lower, upper, point, error=error, **more)
+
+
+@rule(torch.div, _T.div, _T.__truediv__, _T.true_divide, torch.true_divide)
+def div(func: Any, x: Any, y: Any) -> Interval:
+    """Divide by a constant."""
+    if isinstance(y, Interval) or not isinstance(x, Interval):
+        raise Unbounded("no bounds are known for a division by bounds")
+    found = x * (1 / (_wide(x, y) if torch.is_tensor(y) else y))
+    return found.like(
+        found.lower,
+        found.upper,
+        _points(torch.div, x, y),
+        error=4 * x.unit * found.magnitude if x.unit else None,
+        dtype=_result(x, y),
+        linear=found.linear,
+    )
+
+
+#: What writes a result into its first argument -> the rule of the result.
+_ASSIGNING = {
+    add: (_T.add_, _T.__iadd__),
+    sub: (_T.sub_, _T.__isub__),
+    mul: (_T.mul_, _T.__imul__),
+    div: (_T.div_, _T.__itruediv__),
+}
+
+
+def _assigning(how: Callable[..., Interval]) -> Callable[..., Interval]:
+    def assign(func: Any, x: Any, *args: Any, **kwargs: Any) -> Interval:
+        """Write the result in the place of the first argument."""
+        if not isinstance(x, Interval):
+            raise Unbounded("no bounds are known for a constant that is written to")
+        return x.written(how(func, x, *args, **kwargs))
+
+    return assign
+
+
+for _how, _functions in _ASSIGNING.items():
+    rule(*_functions)(_assigning(_how))
+
+
+# --- linear maps, by center and radius
+
+Map = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+
+
+def _linear_map(
+    x: Interval, apply: Map, weight: Any, bias: Any, terms: int, **more: Any
+) -> Interval:
+    if isinstance(weight, Interval):
+        raise Unbounded("no bounds are known for a product of bounds")
+    dtype = _result(x, weight)
+    wide, shift = _wide(x, weight), _wide(x, bias)
+    center, radius = x.center, x.radius
+    rounding = gamma(x, terms)
+    if rounding:
+        radius = radius + rounding * (center.abs() + radius) + least(x, terms)
+    middle = apply(center, wide, shift)
+    spread = apply(
+        radius, wide.abs(), shift.abs() * rounding if _adds(x, bias) else None
+    )
+    point = None if x.point is None else apply(x.point, wide, shift)
+    return x.around(middle, spread, point, dtype=dtype, **more)
+
+
+def _adds(x: Interval, bias: Any) -> bool:
+    return bias is not None and x.unit > 0
+
+
+@rule(F.linear)
+def linear(func: Any, input: Any, weight: Any, bias: Any = None) -> Interval:
+    """Go through a linear layer."""
+    source = None
+    if isinstance(input, Interval) and input.ndim == 2 and torch.is_tensor(weight):
+        wide = _wide(input, weight)
+        zero = wide.new_zeros(len(wide))
+        source = Linear(input, wide, zero if bias is None else _wide(input, bias))
+    return _linear_map(
+        input, F.linear, weight, bias, weight.shape[-1] + 1, linear=source
+    )
+
+
+@rule(torch.matmul, _T.matmul, _T.__matmul__, _T.__rmatmul__, torch.mm, _T.mm)
+def matmul(func: Any, x: Any, y: Any) -> Interval:
+    """Multiply by a constant matrix from either side."""
+    if func is _T.__rmatmul__:
+        x, y = y, x
+    known = isinstance(x, Interval) and not isinstance(y, Interval)
+    if known and x.ndim == y.ndim == 2:
+        return linear(func, x, y.mT)
+    if isinstance(x, Interval):
+        terms = x.shape[-1]
+        return _linear_map(x, lambda v, w, _: v @ w, y, None, terms)
+    return _linear_map(y, lambda v, w, _: w @ v, x, None, x.shape[-1])
+
+
+@rule(torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
+def conv(
+    func: Any, input: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any
+) -> Interval:
+    """Go through a convolution."""
+
+    def apply(v: torch.Tensor, w: torch.Tensor, b: Any) -> torch.Tensor:
+        return func(v, w, b, *args, **kwargs)
+
+    return _linear_map(input, apply, weight, bias, math.prod(weight.shape[1:]) + 1)
+
+
+_AVERAGES = (
+    *(torch.mean, _T.mean, torch.sum, _T.sum, F.avg_pool1d, F.avg_pool2d),
+    *(F.avg_pool3d, torch.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d),
+    *(F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d),
+)
+
+
+@rule(*_AVERAGES)
+def average(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Add or average values of one row."""
+    error = None
+    found = _each(func, x, (x, *args), kwargs)
+    if found.shape[:1] != x.shape[:1]:
+        raise Unbounded("no bounds are known for a sum over rows")
+    if x.unit:
+        terms = max(1, math.prod(x.shape[1:]))
+        error = gamma(x, terms) * func(x.magnitude, *args, **kwargs) + least(x, terms)
+    return found.like(found.lower, found.upper, found.point, error=error)
+
+
+_LARGEST = (
+    *(torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, torch.amax, _T.amax),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
+)
+
+
+@rule(*_LARGEST)
+def largest(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Take largest values."""
+    if kwargs.pop("return_indices", False):
+        raise Unbounded("no bounds are known for the place of a largest value")
+    return _each(func, x, (x, *args), kwargs)
+
+
+@rule(torch.maximum, torch.minimum, _T.maximum, _T.minimum)
+def larger(func: Any, x: Any, y: Any) -> Interval:
+    """Take the larger, or the smaller, of two."""
+    found = intervals((x, y))
+    args = tuple(v if isinstance(v, Interval) else _wide(found[0], v) for v in (x, y))
+    unit = max(v.unit for v in found)
+    return _each(func, found[0], args, {}, dtype=_result(x, y), unit=unit)
+
+
+@rule(F.batch_norm, torch.batch_norm)
+def batch_norm(
+    func: Any,
+    input: Interval,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Interval:
+    """Normalize by fixed statistics; in training by those of the clean rows."""
+    x = input
+    if training:
+        mean, var = _learned(x, running_mean, running_var, momentum)
+    else:
+        mean, var = _wide(x, running_mean), _wide(x, running_var)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * _wide(x, weight)
+    shift = -mean * scale if bias is None else _wide(x, bias) - mean * scale
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    scale, shift = scale.view(shape), shift.view(shape)
+    middle, spread = x.center * scale + shift, x.radius * scale.abs()
+    if x.unit:
+        size = x.magnitude * scale.abs() + (mean.view(shape) * scale).abs()
+        size = size + (0 if bias is None else _wide(x, bias).abs().view(shape))
+        spread = spread + gamma(x, ELEMENTARY) * size + least(x, 4)
+    point = None
+    if x.point is not None:
+        point = x.point * scale + shift
+    return x.around(middle, spread, point)
+
+
+def _learned(
+    x: Interval, running_mean: Any, running_var: Any, momentum: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the statistics of a batch and let the running ones learn from them."""
+    if x.unit:
+        raise Unbounded(
+            "this batch normalization takes its statistics from the batch in use, so "
+            "that the answer for a row depends on the others (track_running_stats)"
+        )
+    assert x.point is not None
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    var, mean = torch.var_mean(x.point, dim=axes, correction=0)
+    if running_mean is not None:
+        n = x.point.numel() / x.point.shape[1]
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_(var.to(running_var) * (n / max(n - 1, 1)), momentum)
+    return mean, var
+
+
+@rule(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+def dropout(
+    func: Any,
+    input: Interval,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Interval:
+    """Drop the same activations of the bounds and of the clean rows."""
+    x = input
+    if not training or p == 0:
+        return x
+    if x.unit:
+        raise Unbounded("the answer is drawn at random: dropout is on in it")
+    kept = func(torch.ones_like(x.lower), p, True)
+    point = None if x.point is None else x.point * kept
+    found = x.like(x.lower * kept, x.upper * kept, point)
+    return x.written(found) if inplace else found
+
+
+@rule(torch.softmax, _T.softmax, F.softmax)
+def softmax(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """End in a softmax, through which the views of nets look at the logits."""
+    zeros = torch.zeros_like(x.lower)
+    point = _of_points(func, (x, *args), kwargs)
+    reason = "a softmax has bounds only where it comes last"
+    return x.like(zeros, zeros + 1, point, closed=reason)
+
+
+@rule(torch.log_softmax, _T.log_softmax, F.log_softmax)
+def log_softmax(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Take the log of a softmax, which keeps differences as they are."""
+    lower = x.lower - x.upper.logsumexp(dim=-1, keepdim=True)
+    upper = (x.upper - x.lower.logsumexp(dim=-1, keepdim=True)).clamp(max=0)
+    point = _of_points(func, (x, *args), kwargs)
+    if x.ndim != 2:
+        raise Unbounded("a log_softmax has bounds only over the classes of rows")
+    error = ELEMENTARY * x.unit * (1 + x.magnitude + lower.abs()) if x.unit else None
+    return x.like(lower, upper, point, error=error, linear=x.linear)
+
+
+def needs_points(module: nn.Module) -> bool:
+    """Whether training takes statistics of the clean rows."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())

@@ -1,0 +1,365 @@
+"""Bounds hold whatever is inside, are exact where they can be, and refuse the rest."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sk_advdef._torch._bounds import certified_margins, propagate, worst_margins
+from sk_advdef._torch._ibp import (
+    initialize_for_bounds,
+    regularization,
+    smooth_ramp,
+)
+from sk_advdef._torch._interval import Interval, NoBoundsError, Unbounded
+from sk_advdef._torch._interval_rules import unit_of
+from sk_advdef.nets import DropoutCNN, DropoutMLP
+
+CPU = torch.device("cpu")
+
+
+def box(x, eps, *, exact=True, dtype=torch.float32):
+    """Bounds around rows, with rounding as for a certificate, or as in training."""
+    unit = unit_of(dtype, CPU) if exact else 0.0
+    x = x.double() if exact else x
+    return Interval(x - eps, x + eps, dtype=dtype, unit=unit, point=x)
+
+
+def seeded_rows(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Residual(nn.Module):
+    """Sums, an activation in place, and values moved about."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.out = nn.Linear(2 * 6 * 6, 3)
+
+    def forward(self, x):
+        h = self.act(self.first(x))
+        h = h + self.second(h) - 0.3 * x
+        h += 1
+        h = torch.cat([h[:, :1], -h[:, 1:]], dim=1).permute(0, 2, 3, 1)
+        return self.out(F.pad(h, (0, 0, 1, -1)).reshape(len(h), -1)) / 2
+
+
+def norm2d():
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean += torch.tensor([0.5, -1.0])
+    norm.running_var *= torch.tensor([0.3, 2.0])
+    nn.init.normal_(norm.weight)  # of either sign
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+class Products(nn.Module):
+    """Squeeze and excite: a product of two that are bounded."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(2, 2)
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.gate(x.mean(dim=(2, 3))))
+        parts = torch.chunk(x * gate[:, :, None, None], 2, dim=1)
+        return torch.stack([parts[0].abs(), 1 - parts[1]], dim=1).flatten(1)
+
+
+MODULES = {
+    "conv": lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.ReLU()),
+    "grouped": lambda: nn.Conv2d(2, 4, 3, groups=2, padding=1, padding_mode="circular"),
+    "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(2, 3, 5, bias=False)),
+    "norm": lambda: nn.Sequential(norm2d(), nn.ReLU(), nn.Flatten()),
+    "pools": lambda: nn.Sequential(
+        nn.MaxPool2d(3, 1, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2)
+    ),
+    "largest": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(3), nn.MaxPool2d(2, 1)),
+    "residual": Residual,
+    "products": Products,
+    "activations": lambda: nn.Sequential(
+        nn.Tanh(), nn.ELU(), nn.LeakyReLU(0.1), nn.Softplus(), nn.Sigmoid(), nn.ReLU6()
+    ),
+    "mlp": lambda: nn.Sequential(DropoutMLP(3, hidden=(8, 8))),
+    "cnn": lambda: DropoutCNN(3, channel_axis=0, channels=(3,), hidden=8),
+    "binary": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 1), nn.Flatten(0)),
+    "logs": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.LogSoftmax(-1)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_nothing_inside_is_outside_the_bounds(name, eps):
+    torch.manual_seed(1)
+    module = MODULES[name]().eval()
+    x = seeded_rows(5, 2, 6, 6)
+    expected = module(x.clone())
+    found = propagate(module, box(x, eps))
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    assert found.lower.dtype == torch.float64
+    eps = eps * (1 - 1e-5)  # for rounding of the rows themselves
+    ends = [x + eps * s for s in (-1, 1)]
+    inside = [x + eps * (2 * torch.rand(x.shape) - 1) for _ in range(30)]
+    corners = [x + eps * torch.sign(torch.randn(x.shape)) for _ in range(30)]
+    for row in (*ends, *inside, *corners):
+        scores = module(row.clone()).double()
+        assert (found.lower <= scores).all() and (scores <= found.upper).all()
+    torch.testing.assert_close(found.point.float(), expected, atol=1e-4, rtol=1e-4)
+    if not eps:  # and they are no wider than rounding asks for
+        assert float((found.upper - found.lower).detach().max()) < 1e-2
+    # in training the same bounds, but for rounding
+    plain = propagate(module, box(x, eps, exact=False))
+    torch.testing.assert_close(plain.lower.double(), found.lower, atol=5e-3, rtol=5e-3)
+
+
+def test_bounds_of_monotone_nets_are_met():
+    """Where all weights are of one sign, the ends of the box reach the bounds."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    with torch.no_grad():
+        for layer in (module[0], module[2]):
+            layer.weight.abs_()
+        module[2].weight[1] *= -1
+    x = seeded_rows(6, 4).double()
+    found = propagate(module, box(x, 0.2, dtype=torch.float64))
+    low, high = module(x - 0.2), module(x + 0.2)
+    torch.testing.assert_close(found.lower, torch.stack([low[:, 0], high[:, 1]], 1))
+    torch.testing.assert_close(found.upper, torch.stack([high[:, 0], low[:, 1]], 1))
+
+
+@pytest.mark.parametrize("many", [10, 1000])
+def test_margin_of_a_linear_layer_is_that_of_the_difference(many, monkeypatch):
+    monkeypatch.setattr("sk_advdef._torch._bounds.MANY_PAIRS", many)
+    layer = nn.Linear(5, 4).double()
+    x, columns = seeded_rows(7, 5).double(), torch.arange(7) % 3
+    scores = propagate(layer, box(x, 0.1, dtype=torch.float64))
+    found = worst_margins(scores[:, :3], columns).detach().numpy()
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    for row, column in enumerate(columns.tolist()):
+        for other in range(3):
+            slope = weight[column] - weight[other]
+            best = x[row].numpy() @ slope + bias[column] - bias[other]
+            best -= 0.1 * np.abs(slope).sum()
+            assert found[row, other] == pytest.approx(best, abs=1e-9)
+            assert found[row, other] <= best
+
+
+def test_margin_beside_brute_force_on_a_small_net():
+    """Below the true minimum, at it where one unit is uncertain, and not far off."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = 0.5 * seeded_rows(20, 2)
+    columns = net(x).argmax(dim=1).numpy()
+    grid = np.array(list(itertools.product(np.linspace(-1, 1, 41), repeat=2)))
+    for eps in (0.01, 0.8):
+        ends = [x.double().numpy() + s * eps for s in (-1, 1)]
+        found = certified_margins(net, *ends, columns, dtype=np.float32)
+        for row, column, bound in zip(x, columns, found, strict=True):
+            near = row + eps * torch.tensor(grid, dtype=torch.float32)
+            scores = net(near).detach().numpy()
+            true = (scores[:, column] - scores[:, 1 - column]).min()
+            assert bound <= true < bound + 3 * eps
+    assert (found > 0).any() and (found < 0).any()
+
+
+def test_rounding_of_large_sums_is_within_the_bounds():
+    """A point where float32 is off by more than its own precision."""
+    torch.manual_seed(0)
+    net = nn.Linear(3000, 2)
+    with torch.no_grad():
+        net.weight.mul_(1e3)
+        net.weight[1] = net.weight[0] + 1e-5
+        x = 100 * seeded_rows(50, 3000)
+        true = copy.deepcopy(net).double()(x.double())
+        computed = net(x).double()
+    assert float((true - computed).abs().max()) > 0.01
+    found = propagate(net, box(x, 0.0))
+    assert (found.lower <= computed).all() and (computed <= found.upper).all()
+    # scores that rounding alone can turn are not certified
+    own = computed.argmax(dim=1).numpy()
+    exact = x.double().numpy()
+    assert not (certified_margins(net, exact, exact, own, dtype=np.float32) > 0).any()
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+
+    def forward(self, x):
+        return self.block(x)
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn(x.shape)
+
+
+class Written(nn.Module):
+    def forward(self, x):
+        x[:, :2].relu_()
+        return x
+
+
+class Looked(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return torch.zeros(len(x), 2)
+
+
+def lone_norm():
+    return nn.BatchNorm1d(4, track_running_stats=False)
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (Attention(), r"'block.1' \(LayerNorm\) .* layer_norm\(\)"),
+        (nn.Sequential(nn.GELU()), r"'0' \(GELU\) cannot be bounded: .* gelu\(\)"),
+        (nn.Sequential(nn.Softmax(dim=1), nn.Linear(4, 2)), "softmax .* comes last"),
+        (nn.Sequential(nn.LeakyReLU(-0.1)), "LeakyReLU"),
+        (nn.Sequential(nn.Dropout().train()), "drawn at random"),
+        (lone_norm(), "depends on the others"),
+        (Written(), "view that is written to"),
+        (Looked(), "Looked"),
+        (Constant(), "returns a Tensor"),
+    ],
+)
+def test_what_cannot_be_bounded_is_named(module, message):
+    with pytest.raises(NoBoundsError, match=message):
+        propagate(module, box(seeded_rows(3, 4), 0.1))
+
+
+def test_a_net_that_draws_is_refused():
+    rows = np.zeros((2, 4))
+    with pytest.raises(NoBoundsError, match="random numbers"):
+        certified_margins(Noisy(), rows, rows, np.zeros(2, int), dtype=np.float32)
+
+
+def test_training_normalizes_by_the_clean_rows():
+    norm = norm2d().train()
+    alike = copy.deepcopy(norm)
+    x = seeded_rows(8, 2, 5, 5)
+    expected = alike(x)
+    found = propagate(norm, box(x, 0.1, exact=False))
+    torch.testing.assert_close(found.point, expected)
+    torch.testing.assert_close(found.center, expected)
+    for name, value in alike.state_dict().items():
+        torch.testing.assert_close(norm.state_dict()[name], value)
+    width = 0.1 * (alike.weight.abs() / x.var((0, 2, 3), correction=0).sqrt())
+    torch.testing.assert_close(found.radius.mean((0, 2, 3)), width, rtol=1e-3, atol=0)
+
+
+def rsub_and_rules(x):
+    """Go through what no module above has."""
+    h = torch.maximum(x.to(torch.float64), torch.zeros(4)).to(torch.float32)
+    h = 2 * h.clamp(max=0.7) - torch.linspace(0, 1, 4)
+    return torch.linspace(1, 2, 4) - h @ torch.tensor(
+        [[1.0, -2.0], [0.5, 0.0], [0.0, 1.0], [3.0, -1.0]]
+    ).to(h).sum(dim=1, keepdim=True)
+
+
+def test_functions_between_layers():
+    x = seeded_rows(6, 4)
+    found = rsub_and_rules(box(x, 0.1))
+    for _ in range(30):
+        scores = rsub_and_rules(x + 0.0999 * (2 * torch.rand(x.shape) - 1))
+        assert (found.lower <= scores).all() and (scores <= found.upper).all()
+    turned = torch.eye(6) @ box(x, 0.1)
+    torch.testing.assert_close(turned.center.float(), x)
+    assert float((x.double() - box(x, 0.1)).radius.max()) == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: x / x, "division"),
+        (lambda x: torch.add(x, x, alpha=2), "alpha"),
+        (lambda x: x.int(), r"int\(\)"),
+        (lambda x: x.to(torch.int64), "int64"),
+        (lambda x: x.mean(dim=0), "over rows"),
+        (lambda x: x @ x.t(), "product of bounds"),
+        (lambda x: F.max_pool1d(x[:, None], 2, return_indices=True), "place|max_pool"),
+        (lambda x: torch.ones(3, 4).add_(x), "written to"),
+        (lambda x: F.log_softmax(x[:, None], dim=-1), "classes"),
+        (lambda x: torch.sort(x), "sort"),
+        (lambda x: x**2, "pow"),
+    ],
+)
+def test_functions_without_bounds(call, message):
+    with pytest.raises(Unbounded, match=message):
+        call(box(seeded_rows(3, 4), 0.1))
+
+
+def test_rounding_is_that_of_how_torch_is_set():
+    assert unit_of(torch.float32, CPU) == 2.0**-24
+    assert unit_of(torch.float64, CPU) == 2.0**-53
+    assert unit_of(torch.float32, torch.device("cuda")) == 2.0**-11
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert unit_of(torch.float32, CPU) == 2.0**-8
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_dropout_in_training_drops_the_same_everywhere():
+    x = seeded_rows(4, 50).abs() + 1
+    found = propagate(nn.Dropout(0.5, inplace=True).train(), box(x, 0.5, exact=False))
+    kept = found.point != 0
+    assert 0 < kept.float().mean() < 1
+    assert ((found.lower != 0) == kept).all() and ((found.upper != 0) == kept).all()
+
+
+def test_weights_learn_from_the_bounds():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    found = propagate(net, box(seeded_rows(5, 3), 0.1, exact=False))
+    worst_margins(found, torch.zeros(5, dtype=torch.long)).sum().backward()
+    assert all((w.grad != 0).any() for w in net.parameters())
+
+
+# --- where training starts, and what holds it together
+
+
+def test_initialization_keeps_the_width_of_bounds():
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 5), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64, 500)
+    )
+    net.append(nn.ReLU()).append(nn.Linear(500, 100))
+    x = seeded_rows(4, 1, 12, 12)
+    torch.manual_seed(0)
+    wide = propagate(net, box(x, 0.1, exact=False)).radius.mean()
+    initialize_for_bounds(net)
+    kept = propagate(net, box(x, 0.1, exact=False)).radius.mean()
+    assert 0.05 < kept < 0.3 < wide
+
+
+def test_ramp_is_smooth_and_ends_at_one():
+    t = np.linspace(-0.5, 1.5, 2001)
+    values = np.array([smooth_ramp(one) for one in t])
+    assert values[0] == 0 and values[-1] == 1
+    slopes = np.diff(values[(t >= 0) & (t <= 1)]) * 1000
+    assert (slopes >= 0).all() and np.abs(np.diff(slopes)).max() < 0.03
+    assert smooth_ramp(0.0625) < 0.001
+
+
+def test_regularizers_ask_for_tight_bounds_and_balance():
+    def penalty(width, shift, radius=0.1):
+        center = torch.linspace(-1, 1, 101) + shift
+        trace = [(center - width, center + width)]
+        return float(regularization(trace, torch.tensor(radius)))
+
+    assert penalty(0.1, 0.0) == pytest.approx(0, abs=1e-6)
+    assert penalty(0.2, 0.0) == pytest.approx(0, abs=1e-6)  # twice as wide is allowed
+    assert penalty(0.4, 0.0) == pytest.approx(0.5, abs=1e-6)  # 1 - 2 / 4
+    assert penalty(0.1, 0.6) > 0.5
+    assert float(regularization([], torch.tensor(0.1))) == 0

@@ -1,0 +1,215 @@
+"""Certificates hold against whatever we have, and training makes there be many."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.callbacks import EarlyStopping, LRScheduler
+from torch import nn
+
+from sk_advdef import (
+    PGD,
+    CertifiedClassifier,
+    DistilledClassifier,
+    RandomSearch,
+    certified_accuracy_score,
+)
+from sk_advdef._torch._net import NetClassifier
+from sk_advdef._validation import seed_from
+from tests._instances import make_rows, small_net
+from tests._torch._cases import OneLogit, Probabilities, make_images, make_net
+
+X, y = make_rows(n_samples=120)
+EPS = 0.4
+
+
+def make(estimator, **params):
+    given = {"eps": EPS, "bounds": None, "random_state": 0}
+    return CertifiedClassifier(estimator, **given | params)
+
+
+def quick_net(**params):
+    return small_net(**{"module__dropout": 0.0, "max_epochs": 12} | params)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return make(quick_net()).fit(X, y)
+
+
+def assert_holds(model, X, eps, bounds=None):
+    """Try to break what is certified: gradients, questions, corners, random rows."""
+    result = model.certify(X, eps=eps)
+    np.testing.assert_array_equal(result.certified, result.margin > 0)
+    answers = model.predict(X)
+    sure = np.flatnonzero(result.certified)
+    assert len(sure)
+    rows, own = X[sure], answers[sure]
+    common = {"bounds": bounds, "random_state": 0}
+    for attack in (
+        PGD(eps, steps=20, loss="margin", **common),
+        PGD(eps, steps=20, restarts=2, **common),
+        RandomSearch(eps, max_queries=100, **common),
+    ):
+        assert not attack.run(model, rows, own).fooled.any(), attack
+    low, high = (-np.inf, np.inf) if bounds is None else bounds
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        step = rng.uniform(-1, 1, rows.shape)
+        step = np.sign(step) if i % 2 else step
+        tried = np.clip(rows + eps * step, low, high).astype(X.dtype)
+        assert (model.predict(tried) == own).all()
+    return result
+
+
+@pytest.mark.parametrize("eps", [0.05, EPS, 1.0])
+def test_nothing_breaks_what_is_certified(trained, eps):
+    result = assert_holds(trained, X, eps)
+    assert eps == 0.05 or not result.certified.all()
+    assert (
+        trained.certify(X).certified.sum()
+        == trained.certify(X, eps=EPS).certified.sum()
+    )
+
+
+def test_far_more_is_certified_than_without_the_training():
+    net = quick_net(module__hidden=(32, 32), max_epochs=30)
+    plain = NetClassifier(net, random_state=0).fit(X, y)
+    trained = make(net, eps=0.8).fit(X, y)
+    score = certified_accuracy_score(trained, X, y, 0.8, bounds=None)
+    assert score > certified_accuracy_score(plain, X, y, 0.8, bounds=None) + 0.3
+    assert score <= trained.score(X, y)
+
+
+class Conv(nn.Module):
+    """Convolution, batch normalization, a residual sum, pooling, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.again = nn.Conv2d(4, 4, 1)
+        self.head = nn.Sequential(
+            nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(36, 3)
+        )
+
+    def forward(self, X):
+        h = torch.relu(self.norm(self.conv(X[:, None])))
+        return self.head(h + torch.relu(self.again(h)))
+
+
+def test_images_in_a_box():
+    X, y = make_images(6, 6, n=60)
+    X = X.astype(np.float32)
+    net = make_net(Conv, max_epochs=15, batch_size=20, lr=0.02)
+    net.set_params(optimizer=torch.optim.Adam)
+    model = make(net, eps=0.02, bounds=(0, 1), eps_train=0.03, clean_weight=0.2)
+    model.fit(X, y)
+    result = assert_holds(model, X, 0.02, (0, 1))
+    assert result.certified.mean() > 0.3
+    # a box that leaves nothing to change certifies all
+    tight = clone(model).set_params(bounds=(X.min(0), X.max(0)))
+    tight.estimator_ = model.estimator_
+    tight.n_features_in_ = model.n_features_in_
+    assert (tight.certify(X).margin >= result.margin).all()
+    with pytest.raises(ValueError, match="outside the bounds"):
+        model.certify(X + 1)
+
+
+def test_a_pipeline_is_certified_in_raw_units(trained):
+    """Scaled rows and eps in scaled units, by hand, give the same net and margins."""
+    scaler = StandardScaler().fit(X)
+    model = make(make_pipeline(StandardScaler(), quick_net())).fit(X, y)
+    by_hand = make(quick_net(), eps=EPS / scaler.scale_)
+    by_hand.fit(scaler.transform(X), y)
+    found, expected = model.certify(X), by_hand.certify(scaler.transform(X))
+    np.testing.assert_allclose(found.margin, expected.margin, atol=1e-2, rtol=1e-2)
+    assert_holds(model, X, EPS)
+    with pytest.raises(TypeError, match=r"Normalize\) cannot be bounded"):
+        make(make_pipeline(Normalizer(), quick_net())).fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["proba", "binary"])
+def test_nets_of_other_criterions(kind):
+    if kind == "proba":
+        net, labels = NeuralNetClassifier(Probabilities), y
+    else:
+        net, labels = NeuralNetBinaryClassifier(OneLogit), np.array(["no", "yes"])
+        labels = labels[(y == "ham").astype(int)]
+    net.set_params(max_epochs=30, lr=0.1, train_split=None, verbose=0, batch_size=16)
+    model = make(net, eps=0.1).fit(X, labels)
+    result = assert_holds(model, X, 0.1)
+    assert result.certified.mean() > 0.5
+    proba = model.predict_proba(X)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_history_and_callbacks_of_the_net():
+    net = quick_net(
+        max_epochs=10,
+        callbacks=[
+            LRScheduler("StepLR", step_size=1, gamma=0.5),
+            EarlyStopping("certified_accuracy", patience=4, lower_is_better=False),
+        ],
+    )
+    model = make(net, ramp=0.5).fit(X, y)
+    shares = [row["train_eps_share"] for row in model.history_]
+    assert shares == sorted(shares) and 0 < shares[0] < 0.5 < shares[3] < 1
+    assert shares[5:] == [1] * len(shares[5:])
+    for row in model.history_:
+        assert 0 <= row["certified_accuracy"] <= row["clean_accuracy"] <= 1
+        assert np.isfinite(row["train_loss"]) and "batches" not in row
+    watched = model.certify(X).certified & (model.predict(X) == y)
+    assert model.history_[-1]["certified_accuracy"] == pytest.approx(watched.mean())
+
+
+def test_given_weights_can_be_kept_and_nothing_trained():
+    """With no steps worth the name, the module's own weights remain."""
+    net = quick_net(max_epochs=1, lr=0.0)
+    kept = make(net, initialize=False).fit(X, y).estimator_.net_.module_
+    fresh = NetClassifier(net, random_state=seed_from(0))
+    fresh = fresh.fit(X, y).net_.module_
+    other = make(net).fit(X, y).estimator_.net_.module_
+    first = [m.layers[0].weight.detach().numpy() for m in (kept, fresh, other)]
+    np.testing.assert_array_equal(first[0], first[1])
+    assert (first[0] != first[2]).all()
+
+
+def test_composes_and_survives(trained, capsys):
+    again = pickle.loads(pickle.dumps(trained))
+    np.testing.assert_array_equal(again.certify(X).margin, trained.certify(X).margin)
+    frozen = FrozenEstimator(trained)
+    assert certified_accuracy_score(frozen, X, y, EPS, bounds=None) > 0.3
+    whole, parts = trained.certify(X), [trained.certify(X[i : i + 7]) for i in (0, 7)]
+    margins = np.concatenate([part.margin for part in parts])
+    np.testing.assert_allclose(margins, whole.margin[:14], rtol=1e-6, atol=1e-9)
+    make(quick_net(max_epochs=1), verbose=1).fit(X, y)
+    assert "certified_accuracy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "estimator, params, error, message",
+    [
+        (RandomForestClassifier(), {}, TypeError, "ask certified_accuracy_score"),
+        (FrozenEstimator(quick_net()), {}, ValueError, "not fitted"),
+        (DistilledClassifier(quick_net()), {}, TypeError, "way of its own"),
+        (quick_net(), {"eps": -1}, ValueError, "'eps'"),
+        (quick_net(), {"eps_train": [0.1, 1]}, ValueError, "'eps_train'"),
+        (quick_net(), {"bounds": (1, 0)}, ValueError, "'bounds'"),
+        (quick_net(), {"bounds": (0, 1)}, ValueError, "outside the bounds"),
+        (quick_net(), {"ramp": 2}, ValueError, "'ramp'"),
+        (quick_net(), {"clean_weight": 1}, ValueError, "'clean_weight'"),
+        (quick_net(), {"regularization": -1}, ValueError, "'regularization'"),
+        (quick_net(), {"initialize": 1}, ValueError, "'initialize'"),
+    ],
+)
+def test_what_is_refused(estimator, params, error, message):
+    with pytest.raises(error, match=message):
+        make(estimator, **params).fit(X, y)
