@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from sk_advdef._torch._models import classes_of, is_frozen, is_net
+from sk_advdef._torch._fingerprint import (
+    check_memory_parameter,
+    fingerprint,
+    remembered,
+)
+from sk_advdef._torch._models import classes_of, is_frozen, is_net, last_step
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.training._base import (
     TrainingClassifier,
@@ -21,29 +24,20 @@ from sk_advdef.training._base import (
     has_sample_weight,
     weight_argument,
 )
-
-#: Stands for the log of 0, which stays 0 at any temperature, but gives no NaN.
-LOG_OF_ZERO = -1e9
+from sk_advdef.training._teachers import (
+    Teachers,
+    answers,
+    fit_teacher,
+    soft_labels,
+    teachers_of,
+)
+from sk_advdef.training._temperature import at_temperature, log_proba, soften
 
 #: Copies of each row that a student without sample weights gets.
 COPIES = 10
 
-
-def log_proba(model: Any, X: Any) -> np.ndarray:
-    """Log of the class probabilities, up to a constant a row; of nets, the logits."""
-    if is_net(model):
-        from sk_advdef._torch._net import locate_net, net_scores, transformed
-
-        before, net, n_classes = locate_net(model)
-        return net_scores(net, transformed(before, X), n_classes).astype(np.float64)
-    proba = np.asarray(model.predict_proba(X), dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        return np.maximum(np.log(proba), LOG_OF_ZERO)
-
-
-def soften(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Class probabilities at a temperature: ``p ** (1 / T)``, made to sum to one."""
-    return softmax(log_probabilities / temperature, axis=1)
+#: Rows of the training set on which what was learned is looked at.
+WATCHED_ROWS = 1000
 
 
 def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.ndarray:
@@ -75,9 +69,18 @@ class DistilledClassifier(TrainingClassifier):
         classifier with ``predict_proba``, or a Pipeline that ends in either.
     temperature : float, default=20.0
         Temperature, in [1, inf). 1 is plain distillation.
-    teacher : net, classifier or None, default=None
+    teacher : net, classifier, list of them, or None, default=None
         Another teacher, to be fitted, or ``FrozenEstimator(model)`` for one that is
-        fitted already. None is a clone of ``estimator``.
+        fitted already. Several in a list, or in a VotingClassifier with its weights,
+        teach by the mean of their softened probabilities, each fitted by itself. An
+        ensemble of another kind is one classifier. None is a clone of ``estimator``.
+    alpha : float, default=1.0
+        Part of the teacher in the labels of the student, in [0, 1]; the rest is the
+        true label. 1 is the paper's.
+    memory : str, joblib.Memory or None, default=None
+        Where to keep fitted teachers and their answers, as a folder or a Memory, so
+        that a search over the student or ``alpha`` fits them once. They are found
+        again by what they are, their weights, the rows and the labels.
     random_state : int, RandomState instance or None, default=None
         Seeds the training of nets and the drawing of labels.
 
@@ -85,8 +88,18 @@ class DistilledClassifier(TrainingClassifier):
     ----------
     estimator_ : estimator
         The fitted student.
-    teacher_ : estimator
-        The fitted teacher.
+    teacher_ : estimator or list
+        The fitted teacher; a list where ``teacher`` is one, or a VotingClassifier that
+        was not fitted.
+    history_ : list of dict
+        How training went. "model" says whose entry it is: "teacher", or "teacher 0",
+        "teacher 1" and so on, then "student". A net has an entry an epoch, with all
+        that it recorded; another classifier has one, with its accuracy on up to 1,000
+        rows of the training set; a frozen one has none.
+    saturated_ : float
+        Share of up to 1,000 rows of the training set whose largest probability rounds
+        to 1 in float32: there ``predict_proba`` says no more than ``predict``, and
+        cross-entropy has no gradient.
     classes_ : ndarray of shape (n_classes,)
         Sorted labels.
     n_features_in_ : int
@@ -97,7 +110,9 @@ class DistilledClassifier(TrainingClassifier):
     Raises
     ------
     ValueError
-        If ``estimator`` is frozen, or the teacher does not know a class of ``y``.
+        If ``estimator`` is frozen, or a teacher does not know a class of ``y``.
+    TypeError
+        If the student or a teacher is no net and has no ``predict_proba``.
 
     See Also
     --------
@@ -107,6 +122,10 @@ class DistilledClassifier(TrainingClassifier):
     -----
     A student that takes no ``sample_weight`` learns on 10 copies of each row with
     labels drawn from the soft ones, which is coarse for high temperatures.
+
+    A teacher that is nearly sure of its own training rows has little to tell at low
+    temperatures, and one whose probabilities are 0 or 1 (a full-grown tree) nothing at
+    any: 0 stays 0.
 
     **What an adaptive attacker does to it**: distillation hides gradients and does not
     make the model harder to fool. At temperature 1 the logits are about ``T`` times
@@ -140,11 +159,15 @@ class DistilledClassifier(TrainingClassifier):
         *,
         temperature: float = 20.0,
         teacher: Any = None,
+        alpha: float = 1.0,
+        memory: Any = None,
         random_state: Any = None,
     ) -> None:
         self.estimator = estimator
         self.temperature = temperature
         self.teacher = teacher
+        self.alpha = alpha
+        self.memory = memory
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> DistilledClassifier:
@@ -163,40 +186,65 @@ class DistilledClassifier(TrainingClassifier):
             The fitted classifier.
         """
         check_number(self, "temperature", self.temperature, low=1)
+        check_number(self, "alpha", self.alpha, low=0, high=1)
+        check_memory_parameter(self, self.memory)
         X, y = self._checked(X, y)
+        given = copy.deepcopy(self.random_state)  # drawing a seed may move it on
         seed = seed_from(self.random_state)
-        self.teacher_ = self._fitted_teacher(X, y, seed)
         classes = np.unique(y)
-        soft = self._soft_labels(X, classes)
+        teacher = self.estimator if self.teacher is None else self.teacher
+        teachers = teachers_of(self, teacher)
+        fitted, voices = self._taught(teachers, X, y, classes, given, seed)
+        self.teacher_ = fitted if teachers.several else fitted[0]
+        soft = soft_labels(teachers.weights, voices, self.temperature)
+        true = y[:, None] == classes
+        soft = self.alpha * soft + (1 - self.alpha) * true
         self.estimator_ = self._fitted_student(X, y, soft, classes, seed)
         self.classes_ = classes_of(self.estimator_)
+        self._look_back(X, y, fitted, voices, classes, seed)
         return self
 
-    def _fitted_teacher(self, X: Any, y: np.ndarray, seed: int) -> Any:
-        teacher = self.estimator if self.teacher is None else self.teacher
-        if is_frozen(teacher):
-            return teacher
-        if is_net(teacher):
-            hot = partial(_at_temperature, temperature=self.temperature)
-            return fit_net(teacher, X, y, seed, hot)
-        return clone(teacher).fit(X, y)
+    def _taught(
+        self,
+        teachers: Teachers,
+        X: Any,
+        y: np.ndarray,
+        classes: np.ndarray,
+        given: Any,
+        seed: int,
+    ) -> tuple[list[Any], Any]:
+        """Return fitted teachers and their answers on the rows."""
+        frozen = [is_frozen(model) for model in teachers.models]
 
-    def _soft_labels(self, X: Any, classes: np.ndarray) -> np.ndarray:
-        known = classes_of(self.teacher_)
-        unknown = np.setdiff1d(classes, known)
-        if len(unknown):
-            raise ValueError(
-                f"y has the classes {unknown.tolist()}, which the teacher does not "
-                f"know: {known.tolist()}. Use a teacher that was fitted on all classes."
-            )
-        columns = np.searchsorted(known, classes)
-        return soften(log_proba(self.teacher_, X)[:, columns], self.temperature)
+        def key() -> str:
+            # of what only the labels hang on, nothing
+            temperature = self.temperature if teachers.hang_on_temperature else None
+            models = list(zip(frozen, teachers.models, strict=True))
+            return fingerprint("teachers", models, temperature, given, X, y)
+
+        def compute() -> tuple[list[Any], Any]:
+            # the student has the seed after the first
+            seeds = [seed, *range(seed + 2, seed + 1 + len(frozen))]
+            fitted = [
+                fit_teacher(model, X, y, own, self.temperature)
+                for model, own in zip(teachers.models, seeds, strict=True)
+            ]
+            voices = [answers(model, X, classes) for model in fitted]
+            kept = [None if f else m for f, m in zip(frozen, fitted, strict=True)]
+            return kept, voices
+
+        kept, voices = remembered(self.memory, key, compute)
+        fitted = [
+            model if is_frozen(model) else own
+            for model, own in zip(teachers.models, kept, strict=True)
+        ]
+        return fitted, voices
 
     def _fitted_student(
         self, X: Any, y: Any, soft: np.ndarray, classes: np.ndarray, seed: int
     ) -> Any:
         if is_net(self.estimator):
-            hot = partial(_at_temperature, temperature=self.temperature, soft=soft)
+            hot = partial(at_temperature, temperature=self.temperature, soft=soft)
             return fit_net(self.estimator, X, y, seed + 1, hot)
         student = clone(self.estimator)
         n, k = soft.shape
@@ -209,10 +257,36 @@ class DistilledClassifier(TrainingClassifier):
             labels = classes[drawn.ravel()]
         return student.fit(_safe_indexing(X, rows), labels, **weights)
 
+    def _look_back(
+        self,
+        X: Any,
+        y: np.ndarray,
+        fitted: list[Any],
+        voices: Any,
+        classes: np.ndarray,
+        seed: int,
+    ) -> None:
+        """Note how training went, and where the answers saturate."""
+        rows = np.random.default_rng(seed).permutation(len(y))[:WATCHED_ROWS]
+        proba = self._proba(_safe_indexing(X, rows))
+        self.saturated_ = float((proba.max(axis=1).astype(np.float32) == 1).mean())
+        self.history_ = []
+        several = isinstance(self.teacher_, list)
+        for i, (model, own) in enumerate(zip(fitted, voices, strict=True)):
+            if not is_frozen(model):
+                said = classes[own[0][1][rows].argmax(axis=1)]
+                name = f"teacher {i}" if several else "teacher"
+                self.history_ += _entries(name, model, said == y[rows])
+        said = self.classes_[proba.argmax(axis=1)]
+        self.history_ += _entries("student", self.estimator_, said == y[rows])
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities of the student at temperature 1.
 
-        They saturate: most are within rounding of 0 or 1.
+        Of a net they are the softmax of its logits; of another classifier, which has
+        none, its probabilities ``p`` become ``p ** T`` made to sum to one. They
+        saturate: most are within rounding of 0 or 1 (``saturated_``), say no more than
+        ``predict``, and are no measure of how sure the answer is.
 
         Parameters
         ----------
@@ -225,7 +299,9 @@ class DistilledClassifier(TrainingClassifier):
             Rows sum to one; columns as in ``classes_``.
         """
         check_is_fitted(self)
-        X = self._rows(X)
+        return self._proba(self._rows(X))
+
+    def _proba(self, X: Any) -> np.ndarray:
         if is_net(self.estimator):
             return self.estimator_.predict_proba(X)
         return soften(log_proba(self.estimator_, X), 1 / self.temperature)
@@ -254,51 +330,12 @@ class DistilledClassifier(TrainingClassifier):
         return view if is_net(self.estimator) else times(view, self.temperature)
 
 
-@contextmanager
-def _at_temperature(
-    net: Any,
-    X: np.ndarray,
-    codes: np.ndarray,
-    *,
-    temperature: float,
-    before: list[Any],
-    soft: np.ndarray | None = None,
-) -> Iterator[Any]:
-    """Let a net train with its logits divided by ``temperature``.
-
-    With ``soft``, on these labels: rows then carry their number, by which the loss
-    finds the soft label, while what callbacks score goes on with the hard one.
-    """
-    import torch
-
-    from sk_advdef._torch._net import hooked, output_kind, view_of_net
-
-    kind = output_kind(net)
-    scores_of = view_of_net(net).scores
-    targets = None if soft is None else torch.tensor(soft, dtype=torch.float32)
-
-    def infer(original: Any, x: Any, **params: Any) -> Any:
-        return original(x["x"] if isinstance(x, dict) else x, **params)
-
-    def get_loss(
-        original: Any, y_pred: Any, y_true: Any, X: Any = None, **more: Any
-    ) -> Any:
-        target, many = y_true, isinstance(y_pred, tuple)
-        logits = y_pred[0] if many else y_pred
-        if targets is not None:
-            target = targets[X["row"].cpu()]
-            spare = logits.shape[1] - target.shape[1] if kind == "logits" else 0
-            target = torch.nn.functional.pad(target, (0, spare))
-        if kind == "logits":
-            cooled = logits / temperature
-            y_pred = (cooled, *y_pred[1:]) if many else cooled
-            return original(y_pred, target.to(cooled.device), X=X, **more)
-        scores = scores_of(logits)
-        if target.ndim == 1:
-            target = target.long()
-        return torch.nn.functional.cross_entropy(
-            scores / temperature, target.to(scores.device)
-        )
-
-    with hooked(net, infer=infer, get_loss=get_loss):
-        yield X if soft is None else {"x": X, "row": np.arange(len(X))}
+def _entries(name: str, model: Any, right: np.ndarray) -> list[dict[str, Any]]:
+    """Return the entries of a model in ``history_``."""
+    if not is_net(model):
+        return [{"model": name, "train_accuracy": float(right.mean())}]
+    epochs = last_step(model).net_.history.to_list()
+    return [
+        {"model": name, **{k: v for k, v in epoch.items() if k != "batches"}}
+        for epoch in epochs
+    ]
