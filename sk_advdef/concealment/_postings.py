@@ -3,7 +3,8 @@
 New sketches go to a dict. A full dict becomes a sorted run, and small runs are merged
 into larger ones, so that a look-up meets a handful of runs and an entry is moved a few
 times in its life. In a run an entry takes six bytes: its position, and the lower half
-of its token; the upper half is told by where the entry stands.
+of its token; the upper half is told by where the entry stands. What tells it takes
+another few tenths of a byte.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ LARGE = 100_000_000
 #: many sketches of one attack would make each further one slow.
 MAX_OF_TOKEN = 64
 
-_HALVES = 1 << 16
+#: Entries of a bucket of a run, at most, on average.
+BUCKET = 12
 
 
 class Run:
-    """Entries sorted by token, then by position."""
+    """Entries sorted by token, then by position, in buckets by their uppermost bits."""
 
     def __init__(self, keys: np.ndarray) -> None:
         """Take sorted keys: the token above, the position in the lower 32 bits."""
         self.positions = keys.astype(np.uint32)
-        upper = (keys >> np.uint64(48)).astype(np.uint16)
         self.lower = (keys >> np.uint64(32)).astype(np.uint16)
-        counts = np.bincount(upper, minlength=_HALVES)
-        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
+        # a bucket must not be wider than the half of a token that is kept
+        self._bits = min(max(16, (len(keys) // BUCKET).bit_length()), 26)
+        buckets = (keys >> np.uint64(64 - self._bits)).astype(np.int64)
+        counts = np.bincount(buckets, minlength=1 << self._bits)
+        self.starts = np.zeros(len(counts) + 1, dtype=np.uint32)
+        np.cumsum(counts, out=self.starts[1:])
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -43,43 +48,50 @@ class Run:
 
     def keys(self) -> np.ndarray:
         """Return what the run was made from."""
-        counts = np.diff(self.starts)
-        tokens = np.repeat(np.arange(_HALVES, dtype=np.uint64), counts) << np.uint64(16)
-        tokens |= self.lower
+        buckets = np.arange(1 << self._bits, dtype=np.uint64)
+        upper = np.repeat(buckets >> np.uint64(self._bits - 16), np.diff(self.starts))
+        tokens = (upper << np.uint64(16)) | self.lower
         return (tokens << np.uint64(32)) | self.positions
 
     def find(self, tokens: np.ndarray) -> list[np.ndarray]:
-        """Return the positions under each token that has any, the youngest at most."""
-        if not len(tokens):
-            return []
-        upper = tokens >> np.uint32(16)
-        lower = (tokens & np.uint32(0xFFFF)).astype(np.uint16)
-        left = self.starts[upper].astype(np.int64)
-        ends = self.starts[upper + np.uint32(1)].astype(np.int64)
-        right = ends.copy()
-        last = len(self) - 1
-        # one binary search for all tokens side by side
-        for _ in range(int((right - left).max()).bit_length()):
-            middle = (left + right) >> 1
-            below = (self.lower[np.minimum(middle, last)] < lower) & (middle < right)
-            left = np.where(below, middle + 1, left)
-            right = np.where(below, right, middle)
-        there = (left < ends) & (self.lower[np.minimum(left, last)] == lower)
-        found = []
-        for start, end, tag in zip(
-            left[there].tolist(), ends[there].tolist(), lower[there], strict=True
-        ):
-            stop = start + int(np.searchsorted(self.lower[start:end], tag, "right"))
-            found.append(self.positions[max(start, stop - MAX_OF_TOKEN) : stop])
+        """Return the positions under tokens, of each the youngest at most."""
+        buckets = (tokens >> np.uint32(32 - self._bits)).astype(np.int64)
+        left = self.starts[buckets].astype(np.int64)
+        right = self.starts[buckets + 1].astype(np.int64)
+        tags = tokens.astype(np.uint16)
+        length = right - left
+        # a bucket is long where many sketches share a token; others are compared whole
+        long = length > MAX_OF_TOKEN
+        found = [
+            self._youngest(start, end, tag)
+            for start, end, tag in zip(
+                left[long].tolist(), right[long].tolist(), tags[long], strict=True
+            )
+        ]
+        short = np.flatnonzero(~long & (length > 0))
+        if len(short):
+            left, right, tags = left[short, None], right[short, None], tags[short, None]
+            at = left + np.arange(length[short].max())
+            same = self.lower.take(at, mode="clip") == tags
+            found.append(self.positions[at[same & (at < right)]])
         return found
+
+    def _span(self, start: int, end: int, tag: np.uint16) -> tuple[int, int]:
+        """Return where a tag begins and ends in a bucket."""
+        lower = self.lower[start:end]
+        left, right = np.searchsorted(lower, tag), np.searchsorted(lower, tag, "right")
+        return start + int(left), start + int(right)
+
+    def _youngest(self, start: int, end: int, tag: np.uint16) -> np.ndarray:
+        begin, stop = self._span(start, end, tag)
+        return self.positions[max(begin, stop - MAX_OF_TOKEN) : stop]
 
     def find_one(self, token: int) -> np.ndarray:
         """Return all positions under one token."""
-        start, end = self.starts[token >> 16], self.starts[(token >> 16) + 1]
-        tags = self.lower[start:end]
-        tag = np.uint16(token & 0xFFFF)
-        left, right = np.searchsorted(tags, tag), np.searchsorted(tags, tag, "right")
-        return self.positions[int(start) + left : int(start) + right]
+        bucket = token >> (32 - self._bits)
+        start, end = int(self.starts[bucket]), int(self.starts[bucket + 1])
+        begin, stop = self._span(start, end, np.uint16(token & 0xFFFF))
+        return self.positions[begin:stop]
 
 
 def merged(runs: list[Run], alive: np.ndarray | None) -> Run:

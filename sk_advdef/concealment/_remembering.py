@@ -31,7 +31,7 @@ class Remembering(Comparing):
 
     def _row_bytes(self) -> int:
         if self.method_ == "fingerprint":
-            return 6 * (self.sketch_size + 1) + 40
+            return 7 * (self.sketch_size + 1) + 40
         return 5 * (len(self._mean) + 1) + 50
 
     def _bounds(self) -> Bounds:

@@ -94,6 +94,38 @@ def test_a_token_of_many_tells_of_the_youngest(monkeypatch):
     assert len(index.under(7)) == 40
 
 
+def test_runs_against_a_search_through_all(monkeypatch):
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(_postings, "BUCKET", 1)
+    tokens = rng.integers(0, 2**32, 90_000, dtype=np.uint64)
+    # some of a bucket, and one that very many have
+    tokens[:300] = tokens[0] & np.uint64(2**32 - 2**6) | rng.integers(
+        0, 4, 300, dtype=np.uint64
+    )
+    tokens[300:900] = 12345
+    keys = np.sort(tokens << np.uint64(32) | np.arange(90_000, dtype=np.uint64))
+    run = _postings.Run(keys)
+    assert len(run.starts) > 2**16 + 1
+    np.testing.assert_array_equal(run.keys(), keys)
+    asked = np.unique(np.concatenate([tokens[::1000], [12345, 7]])).astype(np.uint32)
+    found = np.sort(np.concatenate(run.find(asked)))
+    wanted = [np.flatnonzero(tokens == token)[-64:] for token in asked]
+    np.testing.assert_array_equal(found, np.sort(np.concatenate(wanted)))
+    np.testing.assert_array_equal(run.find_one(12345), np.arange(300, 900))
+    assert run.find(asked[:0]) == [] and len(run.find_one(7)) == 0
+
+
+@pytest.mark.usefixtures("small_runs")
+def test_large_runs_are_left_as_they_are(monkeypatch):
+    monkeypatch.setattr(_postings, "LARGE", 100)
+    index, alive = Postings(), np.ones(2000, dtype=bool)
+    for position in range(1500):
+        index.add(position, np.array([7, position + 10], dtype=np.uint32), alive)
+    sizes = [len(run) for run in index._sealed]
+    assert max(sizes) < 500 and sum(size >= 100 for size in sizes) > 3
+    assert index.under(7).tolist() == list(range(1500))
+
+
 def sketcher(window=4, n=40, size=8, background=None, key=b"k" * 32, quantization=50):
     return Sketcher(
         key,
