@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sk_advdef.evaluation._scores import make_robust_scorer, robust_accuracy_score
     from sk_advdef.evaluation._strength import attack_strength_test
     from sk_advdef.evaluation._strength_report import StrengthReport
+    from sk_advdef.evaluation._training_history import TrainingHistoryDisplay
     from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
     from sk_advdef.squeezers._blur import BlurSqueezer
     from sk_advdef.squeezers._downscale import Downscaler
@@ -98,6 +99,7 @@ __all__ = [
     "SigmaZero",
     "SimilarQueryDetector",
     "StrengthReport",
+    "TrainingHistoryDisplay",
     "Transfer",
     "TreeExact",
     "TreeExactResult",
@@ -154,6 +156,7 @@ _LAZY = {
     "SigmaZero": "sk_advdef.attacks._sigma_zero",
     "SimilarQueryDetector": "sk_advdef.concealment._similar",
     "StrengthReport": "sk_advdef.evaluation._strength_report",
+    "TrainingHistoryDisplay": "sk_advdef.evaluation._training_history",
     "Transfer": "sk_advdef.attacks._transfer",
     "TreeExact": "sk_advdef.attacks._tree_exact",
     "TreeExactResult": "sk_advdef.attacks._tree_result",

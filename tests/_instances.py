@@ -252,6 +252,17 @@ INSTANCES = [
         {"attack__eps": [0.1, 0.3], "estimator__lr": [0.04]},
     ),
     Instance(
+        AdversariallyAugmentedClassifier(
+            small_net(max_epochs=8),
+            attack=attack,
+            method="trades",
+            steps=2,
+            averaging="ema",
+            random_state=0,
+        ),
+        {"method": ["fast", "free"], "eps_warmup": [0, 2]},
+    ),
+    Instance(
         AdversariallyAugmentedClassifier(linear, random_state=0),
         {"rounds": [1, 3], "ratio": [0.5, 1.0]},
     ),

@@ -39,6 +39,10 @@ TORCH_MODULES = {
     "attacks._gradient",
     "attacks._minimal_l0",
     "attacks._minimal_l2",
+    "training._loop",
+    "training._reach",
+    "training._steps",
+    "training._weights",
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -68,10 +68,10 @@ class Ensemble(NamedTuple):
 def parts_of(estimator: Any) -> tuple[list[Any], Any]:
     """Split a model into the steps before the trees, and the trees."""
     steps: list[Any] = []
-    model = unfrozen(estimator)
+    model = _looked_through(estimator)
     while isinstance(model, Pipeline):
         steps += [unfrozen(step) for _, step in model.steps[:-1]]
-        model = unfrozen(model.steps[-1][1])
+        model = _looked_through(model.steps[-1][1])
     steps = [s for s in steps if s not in (None, "passthrough")]
     known = (DecisionTreeClassifier, *FORESTS, *BOOSTED)
     if not isinstance(model, known) or not _is_own(model):
@@ -90,6 +90,14 @@ def parts_of(estimator: Any) -> tuple[list[Any], Any]:
                 "trees behind it, or use RandomSearch."
             )
     return steps, model
+
+
+def _looked_through(estimator: Any) -> Any:
+    """Return what answers inside one of ours that adds nothing to the answers."""
+    model = unfrozen(estimator)
+    while getattr(model, "_answers_of", None) is not None:
+        model = unfrozen(model._answers_of)
+    return model
 
 
 def is_trees(estimator: Any) -> bool:

@@ -2,83 +2,144 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
 from sk_advdef._torch._models import is_net, last_step
 from sk_advdef._torch._registry import has_view
-from sk_advdef._validation import check_number, check_option, invalid, seed_from
-from sk_advdef.attacks._base import Attack, Table
+from sk_advdef._validation import seed_from
+from sk_advdef.attacks._base import Table
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
-from sk_advdef.training._base import TrainingClassifier, fit_net, stacked
+from sk_advdef.training._base import TrainingClassifier, fit_net
+from sk_advdef.training._requests import (
+    all_classes,
+    check_parameters,
+    check_together,
+    split,
+)
+from sk_advdef.training._rounds import fit_in_rounds
+from sk_advdef.training._watch import HELD_ROWS, uniform_share, warn_of_collapse
 
-METHODS = ("pgd",)
-
-#: Rows of the training set on which the accuracy under attack is watched.
-WATCHED_ROWS = 256
-
-#: Fall of the watched accuracy below its best that is called a collapse, and the same
-#: in standard deviations, lest a few rows raise the alarm.
-COLLAPSE = 0.2
-COLLAPSE_DEVIATIONS = 3.0
+#: What to do where the accuracy under attack falls, by method.
+CURES = {
+    "fgsm-rs": 'This is a known weakness of "fgsm-rs": use method="fast", a smaller '
+    "relative_step_size or more steps of PGD",
+    "fast": "Use more noise, a smaller eps or learning rate, or PGD",
+}
+CURE = "Use more steps, a smaller learning rate or a smaller eps"
 
 
-def _has_own_class(estimator: Any) -> bool:
-    if estimator.adversarial_label is None:
+def _flags(estimator: Any) -> bool:
+    if estimator.adversarial_label is None and estimator.method != "ccat":
         raise AttributeError(
             "adversarial_proba needs a class for adversarial input: set "
-            "adversarial_label."
+            'adversarial_label, or method="ccat".'
         )
     return True
+
+
+def _has_proba(estimator: Any) -> bool:
+    inner = estimator.estimator
+    return is_net(inner) or hasattr(inner, "predict_proba")
+
+
+def _has_decisions_only(estimator: Any) -> bool:
+    return not _has_proba(estimator) and hasattr(
+        estimator.estimator, "decision_function"
+    )
 
 
 class AdversariallyAugmentedClassifier(TrainingClassifier):
     """Adversarial training: learn on rows that are attacked while one learns.
 
-    A net meets, in each batch, rows that ``attack`` makes against its current weights.
-    Any other classifier is fitted in rounds: on the rows, then again with rows attacked
-    in each round before. Attacked rows keep their label, or get a class of their own.
+    A net meets, in each batch, rows that are attacked against its current weights. Any
+    other classifier is fitted in rounds: on the rows, then again with rows attacked in
+    each round before. Attacked rows keep their label, or get a class of their own.
 
     Parameters
     ----------
     estimator : net or classifier
-        A skorch net, any classifier with ``predict_proba``, or a Pipeline that ends in
-        either. Its optimizer, callbacks and schedules stay in force.
-    attack : attack or None, default=None
-        Makes the rows, in units of the raw input. None is PGD with 10 steps and, for
-        each feature, ``eps`` = 0.1 of its range in training, without a box; for a
-        classifier that has no differentiable view, RandomSearch with 100 queries.
+        A skorch net, any classifier with ``predict_proba`` or ``decision_function``, or
+        a Pipeline that ends in either. Its optimizer, callbacks and schedules stay in
+        force.
+    attack : attack, list of attacks or None, default=None
+        Makes the rows, in units of the raw input; those of a list in turn, batch by
+        batch or round by round. None is PGD with 10 steps and, for each feature,
+        ``eps`` = 0.1 of its range in training, without a box; for a classifier that has
+        no differentiable view, RandomSearch with 100 queries. Methods other than "pgd"
+        take only its ``eps``, ``norm``, ``bounds`` and ``space``.
     adversarial_label : label or None, default=None
         A class for attacked rows, of the kind of the other labels and not among them.
-        None trains on attacked rows with their true label.
-    method : {"pgd"}, default="pgd"
-        How attacked rows enter training.
-    ratio : float, default=0.5
+        None trains on attacked rows with their true label. For the methods "pgd",
+        "fast" and "fgsm-rs".
+    method : {"pgd", "fast", "fgsm-rs", "free", "trades", "ccat"}, default="pgd"
+        How attacked rows enter training; all but "pgd" are for nets.
+
+        - "pgd": rows that ``attack`` makes, whatever it is [1]_.
+        - "fast": one step from a row with much noise (N-FGSM) [3]_.
+        - "fgsm-rs": one step from a random start [4]_. It is known to collapse without
+          a sign in the accuracy that it trains for; "fast" is its cure.
+        - "free": each batch is replayed, and the pass that trains also attacks [5]_.
+        - "trades": clean rows, and answers that stay near theirs under attack [6]_.
+        - "ccat": attacked rows get labels that go toward uniform with the length of
+          their change, so that they are answered without confidence [7]_.
+    ratio : float or None, default=None
         Share of rows that is attacked, in (0, 1]: of each batch of a net, of the
-        training rows in each round else.
+        training rows in each round else. None is 0.5 for "pgd" and "ccat" and with
+        ``adversarial_label``, else 1, which is all that "free" and "trades" can.
     rounds : int, default=3
         Rounds of attack and refitting of classifiers that are no nets, at least 1.
+    steps : int, default=10
+        Steps of "trades" and "ccat", at least 1.
+    relative_step_size : float or None, default=None
+        Length of a step as a part of eps, in (0, inf), for all methods but "pgd". None
+        is 1 for "fast" and "free", 1.25 for "fgsm-rs", and 2.5 / ``steps`` for "trades"
+        and "ccat".
+    noise : float, default=2.0
+        Noise of "fast", as a multiple of eps, in [0, inf).
+    replays : int, default=4
+        Steps on each batch of "free", at least 1. An epoch takes as many times longer,
+        so ask the net for fewer epochs; a schedule of the net counts a batch once.
+    beta : float, default=6.0
+        Weight of the second part of the loss of "trades", in [0, inf).
+    rho : float, default=10.0
+        How fast labels of "ccat" become uniform, in (0, inf).
+    eps_warmup : float, default=0.0
+        Epochs over which eps rises from 0, batch by batch, in [0, inf). For nets.
+    averaging : {"ema", "swa"} or None, default=None
+        Leave the net with a mean of its weights: exponential over all batches, or plain
+        over the ends of the epochs of the second half. BatchNorm then learns its
+        statistics anew. For nets.
+    averaging_decay : float, default=0.999
+        Decay of "ema" a batch, in [0, 1); smaller in the first batches.
+    weight_perturbation : float, default=0.0
+        Adversarial weight perturbation [8]_: length of the change of each weight
+        matrix, as a part of its own length, in [0, inf). One more pass a batch. For
+        nets.
+    early_stopping : bool, default=False
+        Whether to hold out rows, stop when the accuracy under attack on them has not
+        risen for ``n_iter_no_change`` epochs or rounds, and keep the best weights or
+        model.
+    validation_fraction : float, default=0.1
+        Share of rows to hold out, in (0, 1).
+    n_iter_no_change : int, default=5
+        Epochs or rounds without a rise, at least 1.
     random_state : int, RandomState instance or None, default=None
         Seeds the training and the choice of rows.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, with the accuracies so far and the time left.
 
     Attributes
     ----------
     estimator_ : estimator
         The fitted model.
-    attack_ : attack
-        The attack in use.
+    attack_ : attack or list of attacks
+        What is in use.
     classes_ : ndarray of shape (n_classes,)
         Sorted labels, the adversarial one among them where it is set.
     genuine_classes_ : ndarray
@@ -86,7 +147,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     history_ : list of dict
         An entry an epoch (for nets: all that the net recorded, and
         ``clean_accuracy`` and ``attacked_accuracy`` on up to 256 rows of the training
-        set, the latter under a few steps of PGD) or a round.
+        set, or 1,024 of those held out, the latter under 10 steps of PGD; a row that is
+        taken for adversarial counts as lost where it is clean and as held where it is
+        attacked) or a round (``held_out_accuracy`` with ``early_stopping``).
     n_features_in_ : int
         Number of features seen in ``fit`` (for stacked images, their first axis).
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -95,7 +158,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     Raises
     ------
     ValueError
-        If ``estimator`` is frozen, or ``adversarial_label`` is among the labels.
+        If ``estimator`` is frozen, ``adversarial_label`` is among the labels or does
+        not go with the method, or what is for nets is asked of another classifier.
 
     Warns
     -----
@@ -113,12 +177,20 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     probabilities do not.
 
     Rows for training are made to the end: unlike in ``attack.run`` none leaves early,
-    and rows that are wrong already are attacked too.
+    and rows that are wrong already are attacked too. Of PGD and FGSM without a space
+    nets take the last iterate, as in [1]_. Attacks see a net in eval mode: dropout is
+    off, and BatchNorm reads its statistics; "free" has no pass of its own for that.
+    Under a FeatureSpace the noise of "fast" ends where the space does.
+
+    "ccat" follows [7]_ in its half batch of clean rows, its targets, starts, momentum
+    and shorter steps; the first step is 2.5 / ``steps`` of eps.
 
     **What an adaptive attacker does to it**: training on attacked rows is the defence
     that has held up best [1]_, within the norm and the radius that it was trained for;
     a larger radius or another norm breaks it. A class of its own [2]_ learns the attack
     that it was shown and misses others, and one who knows it aims at a genuine class.
+    "ccat" alone changes no answer: it needs a threshold on confidence, and one who
+    knows that climbs the confidence of a wrong class.
 
     References
     ----------
@@ -126,6 +198,21 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
        Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
     .. [2] K. Grosse, P. Manoharan, N. Papernot, M. Backes, P. McDaniel, "On the
        (Statistical) Detection of Adversarial Examples", 2017, arXiv:1702.06280.
+    .. [3] P. de Jorge, A. Bibi, R. Volpi, A. Sanyal, P. H. S. Torr, G. Rogez,
+       P. K. Dokania, "Make Some Noise: Reliable and Efficient Single-Step Adversarial
+       Training", NeurIPS 2022, arXiv:2202.01181.
+    .. [4] E. Wong, L. Rice, J. Z. Kolter, "Fast is better than free: Revisiting
+       adversarial training", ICLR 2020, arXiv:2001.03994.
+    .. [5] A. Shafahi, M. Najibi, A. Ghiasi, Z. Xu, J. Dickerson, C. Studer, L. S.
+       Davis, G. Taylor, T. Goldstein, "Adversarial Training for Free!", NeurIPS 2019,
+       arXiv:1904.12843.
+    .. [6] H. Zhang, Y. Yu, J. Jiao, E. P. Xing, L. El Ghaoui, M. I. Jordan,
+       "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019,
+       arXiv:1901.08573.
+    .. [7] D. Stutz, M. Hein, B. Schiele, "Confidence-Calibrated Adversarial Training:
+       Generalizing to Unseen Attacks", ICML 2020, arXiv:1910.06259.
+    .. [8] D. Wu, S.-T. Xia, Y. Wang, "Adversarial Weight Perturbation Helps Robust
+       Generalization", NeurIPS 2020, arXiv:2004.05884.
 
     Examples
     --------
@@ -142,6 +229,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     True
     """
 
+    _scores = ("predict_proba", "decision_function")
+
     def __init__(
         self,
         estimator: Any,
@@ -149,8 +238,21 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         attack: Any = None,
         adversarial_label: Any = None,
         method: str = "pgd",
-        ratio: float = 0.5,
+        ratio: float | None = None,
         rounds: int = 3,
+        steps: int = 10,
+        relative_step_size: float | None = None,
+        noise: float = 2.0,
+        replays: int = 4,
+        beta: float = 6.0,
+        rho: float = 10.0,
+        eps_warmup: float = 0.0,
+        averaging: str | None = None,
+        averaging_decay: float = 0.999,
+        weight_perturbation: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -160,6 +262,19 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         self.method = method
         self.ratio = ratio
         self.rounds = rounds
+        self.steps = steps
+        self.relative_step_size = relative_step_size
+        self.noise = noise
+        self.replays = replays
+        self.beta = beta
+        self.rho = rho
+        self.eps_warmup = eps_warmup
+        self.averaging = averaging
+        self.averaging_decay = averaging_decay
+        self.weight_perturbation = weight_perturbation
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.random_state = random_state
         self.verbose = verbose
 
@@ -178,78 +293,72 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         self : AdversariallyAugmentedClassifier
             The fitted classifier.
         """
-        check_option(self, "method", self.method, METHODS)
-        check_number(self, "ratio", self.ratio, low=0, high=1, closed="right")
-        check_number(self, "rounds", self.rounds, integer=True, low=1)
-        if self.attack is not None and not isinstance(self.attack, Attack):
-            raise invalid(self, "attack", "an attack or None", self.attack)
+        check_parameters(self)
         X, y = self._checked(X, y)
+        check_together(self)
         genuine = np.unique(y)
-        classes = self._all_classes(genuine)
+        classes = all_classes(self, genuine)
         seed = seed_from(self.random_state)
         self.genuine_classes_ = genuine
+        held = None
+        if self.early_stopping:
+            X, y, held = split(self, X, y, seed)
         if is_net(self.estimator):
-            self._fit_net(X, y, classes, seed)
+            self._fit_net(X, y, held, classes, seed)
         else:
-            self._fit_rounds(X, y, seed)
+            self._fit_rounds(X, y, held, seed)
         self.classes_ = classes
         return self
 
-    def _all_classes(self, genuine: np.ndarray) -> np.ndarray:
-        label = self.adversarial_label
-        if label is None:
-            return genuine
-        if len(genuine) < 2:
-            raise ValueError(
-                "Classifier can't train when only one class is present: "
-                f"{genuine.tolist()[0]!r}. The adversarial one does not count."
-            )
-        if label in genuine:
-            raise ValueError(
-                f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
-                f"among the labels {genuine.tolist()}. Take one that is not."
-            )
-        text = isinstance(label, str)
-        if text != (genuine.dtype.kind in "UO" and isinstance(genuine[0], str)):
-            raise ValueError(
-                f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
-                f"of another kind than the labels {genuine.tolist()}. Take a "
-                f"{'number' if text else 'string'}."
-            )
-        return np.unique(np.append(genuine, label))
+    def _ratio(self) -> float:
+        if self.ratio is not None:
+            return self.ratio
+        half = self.method in ("pgd", "ccat") or self.adversarial_label is not None
+        return 0.5 if half else 1.0
 
     def _default_eps(self, X: Any) -> np.ndarray:
         values = Table(X).values
         return 0.1 * (values.max(axis=0) - values.min(axis=0)).astype(np.float64)
 
-    # --- nets: attacked rows inside the batch loop
+    # --- the two ways
 
-    def _fit_net(self, X: Any, y: np.ndarray, classes: np.ndarray, seed: int) -> None:
+    def _fit_net(
+        self, X: Any, y: np.ndarray, held: Any, classes: np.ndarray, seed: int
+    ) -> None:
+        from sk_advdef.training._loop import Loop, around
+        from sk_advdef.training._reach import with_names
+
         self.attack_ = self.attack
         if self.attack is None:
             self.attack_ = PGD(
                 self._default_eps(X), steps=10, bounds=None, random_state=seed
             )
-        raw = Table(X).values.astype(np.float32)
-        watch: list[dict[str, float]] = []
-
-        def around(net: Any, Xt: Any, codes: np.ndarray, before: list[Any]) -> Any:
-            return _in_the_loop(self, net, raw, codes, classes, before, seed, watch)
-
-        self.estimator_ = fit_net(self.estimator, X, y, seed, around, classes=classes)
-        net = last_step(self.estimator_).net_
+        attacks = self.attack_ if isinstance(self.attack_, list) else [self.attack_]
+        table = Table(X)
+        if held is not None:
+            values = Table(held[0]).values[:HELD_ROWS].astype(np.float32)
+            held = values, np.searchsorted(classes, held[1][:HELD_ROWS])
+        loops: list[Loop] = []
+        wrapped = around(
+            self,
+            table.values.astype(np.float32),
+            loops,
+            attacks=[with_names(a, table.names) for a in attacks],
+            classes=classes,
+            seed=seed,
+            held=held,
+        )
+        self.estimator_ = fit_net(self.estimator, X, y, seed, wrapped, classes=classes)
         self.history_ = [
             {k: v for k, v in row.items() if k != "batches"}
-            for row in net.history.to_list()
+            for row in last_step(self.estimator_).net_.history.to_list()
         ]
-        rows = min(len(y), WATCHED_ROWS)
-        _warn_of_collapse(watch, rows)
+        if not self.early_stopping:  # which leaves the net as it was before a fall
+            rows = len(loops[0].watched[0])
+            cure = CURES.get(self.method, CURE)
+            warn_of_collapse(loops[0].history, rows, cure)
 
-    # --- any other classifier: rounds of refitting
-
-    def _fit_rounds(self, X: Any, y: np.ndarray, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        blocks, labels = [X], [y]
+    def _fit_rounds(self, X: Any, y: np.ndarray, held: Any, seed: int) -> None:
         model = clone(self.estimator).fit(X, y)
         self.attack_ = self.attack
         if self.attack is None:
@@ -259,31 +368,14 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
                 if has_view(model)
                 else RandomSearch(eps, max_queries=100, bounds=None, random_state=seed)
             )
-        self.history_ = []
-        count = max(1, round(self.ratio * len(y)))
-        for _ in tqdm(range(self.rounds), disable=not self.verbose, desc="rounds"):
-            rows = rng.permutation(len(y))[:count]
-            part, truth = _safe_indexing(X, rows), y[rows]
-            known = _WithGenuine(model, self.genuine_classes_)
-            attacked = self.attack_.rows_to_train_on(known, part, truth)
-            self.history_.append(
-                {
-                    "clean_accuracy": float((model.predict(part) == truth).mean()),
-                    "attacked_accuracy": float(
-                        (model.predict(attacked) == truth).mean()
-                    ),
-                }
-            )
-            blocks.append(attacked)
-            if self.adversarial_label is None:
-                labels.append(truth)
-            else:
-                labels.append(np.full(count, self.adversarial_label))
-            model = clone(self.estimator).fit(stacked(blocks), np.concatenate(labels))
-        self.estimator_ = model
+        attacks = self.attack_ if isinstance(self.attack_, list) else [self.attack_]
+        self.estimator_, self.history_ = fit_in_rounds(
+            self, model, X, y, attacks, held, seed
+        )
 
     # --- answers
 
+    @available_if(_has_proba)
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities.
 
@@ -301,6 +393,23 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         check_is_fitted(self)
         return self.estimator_.predict_proba(self._rows(X))
 
+    @available_if(_has_decisions_only)
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the scores of a classifier that has no ``predict_proba``.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features), or stacked images
+            Rows.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            What ``estimator_`` returns.
+        """
+        check_is_fitted(self)
+        return self.estimator_.decision_function(self._rows(X))
+
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class, which may be the adversarial one.
 
@@ -317,7 +426,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         check_is_fitted(self)
         return self.estimator_.predict(self._rows(X))
 
-    @available_if(_has_own_class)
+    @available_if(_flags)
     def adversarial_proba(self, X: Any) -> np.ndarray:
         """Return the probability of the adversarial class.
 
@@ -329,134 +438,21 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         Returns
         -------
         proba : ndarray of shape (n_samples,)
-            The column of ``adversarial_label`` in ``predict_proba``.
+            The column of ``adversarial_label`` in ``predict_proba``. For "ccat", the
+            part of the answer that is uniform over the classes.
         """
         proba = self.predict_proba(X)
+        if self.method == "ccat":
+            return uniform_share(proba)
         return proba[:, np.searchsorted(self.classes_, self.adversarial_label)]
+
+    @property
+    def _answers_of(self) -> Any:
+        """The model whose answers these are, unless a class was added to them."""
+        own = self.adversarial_label is not None or is_net(self.estimator)
+        return None if own else getattr(self, "estimator_", None)
 
     def _as_module(self) -> Any:
         from sk_advdef._torch._registry import build
 
         return build(self.estimator_)
-
-
-class _WithGenuine:
-    """A fitted model, and which of its classes are genuine."""
-
-    def __init__(self, model: Any, genuine: np.ndarray) -> None:
-        self.model, self.classes_ = model, model.classes_
-        self.genuine_classes_ = np.intersect1d(genuine, model.classes_)
-        for name in ("predict", "predict_proba", "decision_function"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
-
-    def _as_module(self) -> Any:
-        from sk_advdef._torch._registry import build
-
-        return build(self.model)
-
-    def _missing_view(self) -> Any:
-        from sk_advdef._torch._registry import missing_view
-
-        return missing_view(self.model)
-
-
-@contextmanager
-def _in_the_loop(
-    owner: AdversariallyAugmentedClassifier,
-    net: Any,
-    X: np.ndarray,
-    codes: np.ndarray,
-    classes: np.ndarray,
-    before: list[Any],
-    seed: int,
-    watch: list[dict[str, float]],
-) -> Iterator[Any]:
-    """Let a net train on batches of raw rows, a part of them attacked.
-
-    Positions of classes stand for labels; ``before`` are the transformers before the
-    net, through whose views rows go.
-    """
-    import torch
-
-    from sk_advdef._torch._net import LiveModel, hooked
-
-    label = owner.adversarial_label
-    genuine = np.flatnonzero(np.isin(classes, owner.genuine_classes_))
-    live = LiveModel(net, before, len(classes), genuine)
-    rng = np.random.default_rng(seed)
-    own_class = None if label is None else int(np.searchsorted(classes, label))
-    watched = rng.permutation(len(X))[:WATCHED_ROWS]
-    bar = tqdm(total=net.max_epochs, disable=not owner.verbose, desc="epochs")
-    probe = _probe(owner.attack_, seed)
-
-    def infer(original: Any, x: Any, **params: Any) -> Any:
-        return original(live.before(x), **params)
-
-    def train_step(original: Any, batch: Any, **params: Any) -> Any:
-        x, y = batch
-        count = max(1, round(owner.ratio * len(x)))
-        picked = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
-        rows, labels = x[picked].numpy(), y[picked].numpy().astype(np.int64)
-        attack = clone(owner.attack_)
-        if "random_state" in attack.get_params():
-            # other starts in each batch, the same for the same seed
-            attack.set_params(random_state=int(rng.integers(2**31)))
-        attacked = attack.rows_to_train_on(live, rows, labels)
-        x, y = x.clone(), y.clone()
-        x[picked] = torch.from_numpy(np.asarray(attacked, dtype=np.float32))
-        if own_class is not None:
-            y[picked] = own_class
-        return original((x, y), **params)
-
-    def on_epoch_end(original: Any, *args: Any, **params: Any) -> Any:
-        rows, labels = X[watched], codes[watched]
-        held = live.predict(probe.rows_to_train_on(live, rows, labels))
-        reached = {
-            "clean_accuracy": float((live.predict(rows) == labels).mean()),
-            "attacked_accuracy": float(((held == labels) | (held == own_class)).mean()),
-        }
-        watch.append(reached)
-        for name, value in reached.items():
-            net.history.record(name, value)
-        bar.update()
-        bar.set_postfix({k: f"{v:.2f}" for k, v in reached.items()})
-        return original(*args, **params)
-
-    hooks: dict[str, Any] = {
-        "infer": infer,
-        "train_step": train_step,
-        "on_epoch_end": on_epoch_end,
-    }
-    with bar, hooked(net, **hooks):
-        yield X
-
-
-def _probe(attack: Any, seed: int) -> Attack:
-    """Make the attack that watches training: a few steps of PGD of the same reach."""
-    if not hasattr(attack, "eps"):
-        return attack
-    return PGD(
-        attack.eps,
-        steps=10,
-        norm=attack.norm,
-        bounds=attack.bounds,
-        random_state=seed,
-        space=getattr(attack, "space", None),
-    )
-
-
-def _warn_of_collapse(watch: list[dict[str, float]], rows: int) -> None:
-    accuracies = [row["attacked_accuracy"] for row in watch]
-    # to call every row adversarial is no feat to fall from
-    best = max((min(row.values()) for row in watch), default=0.0)
-    fall = max(COLLAPSE, COLLAPSE_DEVIATIONS * (0.5 / rows) ** 0.5)
-    if accuracies and accuracies[-1] < best - fall:
-        warnings.warn(
-            f"Accuracy under attack fell from {best:.0%} to {accuracies[-1]:.0%} in "
-            "training (catastrophic overfitting): the net has learned to mask its "
-            "gradients from this attack. Use more steps, a smaller learning rate or a "
-            "smaller eps, and see history_.",
-            UserWarning,
-            stacklevel=4,
-        )

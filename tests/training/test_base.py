@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -37,8 +37,9 @@ def test_frozen_is_refused(cls, last):
 
 @pytest.mark.parametrize("cls", TRAINING)
 def test_what_cannot_be_trained(cls):
+    mute = VotingClassifier([("one", LinearSVC())])
     with pytest.raises(TypeError, match=r"no predict_proba"):
-        cls(LinearSVC()).fit(X, y)
+        cls(mute).fit(X, y)
     with pytest.raises(
         TypeError, match=r"'estimator' parameter of .* Got 'net' instead"
     ):
@@ -97,7 +98,7 @@ def test_messages_name_ours():
     for name, value in {
         "ratio": 0,
         "rounds": 0,
-        "method": "free",
+        "method": "slow",
         "attack": "pgd",
     }.items():
         model = AdversariallyAugmentedClassifier(LogisticRegression(), **{name: value})

@@ -1,0 +1,154 @@
+"""What AdversariallyAugmentedClassifier asks of its parameters and its rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+from sklearn.utils import _safe_indexing
+
+from sk_advdef._torch._models import is_net
+from sk_advdef._validation import check_flag, check_number, check_option, invalid
+from sk_advdef.attacks._base import Attack
+
+METHODS = ("pgd", "fast", "fgsm-rs", "free", "trades", "ccat")
+AVERAGING = ("ema", "swa")
+
+#: Methods that can give attacked rows a class of their own, and those that attack all
+#: rows of a batch.
+WITH_OWN_CLASS = ("pgd", "fast", "fgsm-rs")
+OF_ALL_ROWS = ("free", "trades")
+
+
+def check_parameters(owner: Any) -> None:
+    """Check each parameter by itself."""
+    check_option(owner, "method", owner.method, METHODS)
+    above = partial(check_number, owner, low=0, closed="neither")
+    counts = partial(check_number, owner, integer=True, low=1)
+    for name in ("rounds", "steps", "replays", "n_iter_no_change"):
+        counts(name, getattr(owner, name))
+    for name in ("noise", "beta", "eps_warmup", "weight_perturbation"):
+        check_number(owner, name, getattr(owner, name), low=0)
+    above("rho", owner.rho)
+    above("validation_fraction", owner.validation_fraction, high=1)
+    check_number(
+        owner, "averaging_decay", owner.averaging_decay, low=0, high=1, closed="left"
+    )
+    if owner.relative_step_size is not None:
+        above("relative_step_size", owner.relative_step_size, otherwise=" or None")
+    if owner.ratio is not None:
+        check_number(
+            owner,
+            "ratio",
+            owner.ratio,
+            low=0,
+            high=1,
+            closed="right",
+            otherwise=" or None",
+        )
+    check_option(owner, "averaging", owner.averaging, (*AVERAGING, None))
+    check_flag(owner, "early_stopping", owner.early_stopping)
+    for attack in attacks_given(owner) or ():
+        if not isinstance(attack, Attack):
+            raise invalid(
+                owner, "attack", "an attack, a list of attacks or None", owner.attack
+            )
+
+
+def attacks_given(owner: Any) -> list[Any] | None:
+    """Return the attacks as a list, None where there are none."""
+    if owner.attack is None:
+        return None
+    return list(owner.attack) if isinstance(owner.attack, list) else [owner.attack]
+
+
+def check_together(owner: Any) -> None:
+    """Refuse what does not go together."""
+    name = type(owner).__name__
+    if not is_net(owner.estimator):
+        asked = {
+            "method": (owner.method, "pgd"),
+            "eps_warmup": (owner.eps_warmup, 0),
+            "averaging": (owner.averaging, None),
+            "weight_perturbation": (owner.weight_perturbation, 0),
+        }
+        for parameter, (value, otherwise) in asked.items():
+            if value != otherwise:
+                raise ValueError(
+                    f"{parameter}={value!r} of {name} is for nets, and "
+                    f"{owner.estimator!r} is none. Leave it at {otherwise!r}: other "
+                    "classifiers are fitted in rounds."
+                )
+    if owner.adversarial_label is not None and owner.method not in WITH_OWN_CLASS:
+        raise ValueError(
+            f"method={owner.method!r} of {name} has no class for attacked rows. "
+            f"Take one of {list(WITH_OWN_CLASS)}, or adversarial_label=None."
+        )
+    if owner.method in OF_ALL_ROWS and owner.ratio not in (None, 1):
+        raise ValueError(
+            f"method={owner.method!r} of {name} attacks all rows of a batch. Take "
+            f"ratio=None. Got ratio={owner.ratio!r}."
+        )
+    if attacks_given(owner) == []:
+        raise invalid(owner, "attack", "a list that is not empty", owner.attack)
+    for attack in attacks_given(owner) or ():
+        if (owner.method != "pgd" or owner.eps_warmup) and not hasattr(attack, "eps"):
+            asked_by = (
+                f"method={owner.method!r}"
+                if owner.method != "pgd"
+                else f"eps_warmup={owner.eps_warmup!r}"
+            )
+            raise ValueError(
+                f"{asked_by} of {name} takes its radius from the attack, and "
+                f"{attack!r} has no eps. Use PGD(eps), or another that has one."
+            )
+
+
+def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:
+    """Return the classes with the adversarial one among them."""
+    label = owner.adversarial_label
+    if label is None:
+        return genuine
+    if len(genuine) < 2:
+        raise ValueError(
+            "Classifier can't train when only one class is present: "
+            f"{genuine.tolist()[0]!r}. The adversarial one does not count."
+        )
+    if label in genuine:
+        raise ValueError(
+            f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
+            f"among the labels {genuine.tolist()}. Take one that is not."
+        )
+    text = isinstance(label, str)
+    if text != (genuine.dtype.kind in "UO" and isinstance(genuine[0], str)):
+        raise ValueError(
+            f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
+            f"of another kind than the labels {genuine.tolist()}. Take a "
+            f"{'number' if text else 'string'}."
+        )
+    return np.unique(np.append(genuine, label))
+
+
+def split(
+    owner: Any, X: Any, y: np.ndarray, seed: int
+) -> tuple[Any, np.ndarray, tuple[Any, np.ndarray]]:
+    """Cut rows to hold out, of each class where that can be."""
+    counts = np.unique(y, return_counts=True)[1]
+    count = round(owner.validation_fraction * len(y))
+    even = counts.min() >= 2 and min(count, len(y) - count) >= len(counts)
+    if not 0 < count < len(y):
+        raise ValueError(
+            f"early_stopping holds out {owner.validation_fraction} of {len(y)} "
+            "rows, which leaves nothing on one side. Give more rows, or "
+            "early_stopping=False."
+        )
+    fit, held = train_test_split(
+        np.arange(len(y)),
+        test_size=count,
+        stratify=y if even else None,
+        random_state=seed,
+    )
+    rows = partial(_safe_indexing, X)
+    return rows(fit), y[fit], (rows(held), y[held])

@@ -1,0 +1,104 @@
+"""What is seen of training while it runs: accuracies, progress, collapse."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._pgd import PGD
+
+#: Rows of the training set on which the accuracy under attack is watched, and of those
+#: held out.
+WATCHED_ROWS = 256
+HELD_ROWS = 1024
+
+#: Fall of the watched accuracy below its best that is called a collapse, and the same
+#: in standard deviations, lest a few rows raise the alarm.
+COLLAPSE = 0.2
+COLLAPSE_DEVIATIONS = 3.0
+
+
+def probe(attack: Attack, seed: int) -> Attack:
+    """Make the attack that watches training: a few steps of PGD of the same reach."""
+    if not hasattr(attack, "eps"):
+        return attack
+    return PGD(
+        attack.eps,
+        steps=10,
+        norm=attack.norm,
+        bounds=attack.bounds,
+        random_state=seed,
+        space=getattr(attack, "space", None),
+    )
+
+
+def accuracies(
+    model: Any,
+    X: np.ndarray,
+    codes: np.ndarray,
+    probes: list[Attack],
+    flagged: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, float]:
+    """Share of rows that are right, and right or flagged under every probe.
+
+    ``flagged`` tells by the probabilities which rows the model takes for adversarial.
+    """
+    proba = model.predict_proba(X)
+    known, alarmed = proba.argmax(axis=1) == codes, flagged(proba)
+    held = known | alarmed
+    for attack in probes:
+        proba = model.predict_proba(attack.rows_to_train_on(model, X, codes))
+        held &= (proba.argmax(axis=1) == codes) | flagged(proba)
+    return {
+        "clean_accuracy": float((known & ~alarmed).mean()),
+        "attacked_accuracy": float(held.mean()),
+    }
+
+
+def uniform_share(proba: np.ndarray) -> np.ndarray:
+    """Part of each answer that is uniform over the classes, by the largest entry."""
+    k = proba.shape[1]
+    return k / (k - 1) * (1 - proba.max(axis=1))
+
+
+class Best:
+    """The epoch that was best so far by accuracy under attack, then clean."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.score = (-1.0, -1.0)
+        self.waited = 0
+
+    def is_new(self, reached: dict[str, float]) -> bool:
+        """Take an epoch in; return whether none was as good."""
+        score = reached["attacked_accuracy"], reached["clean_accuracy"]
+        better = score > self.score
+        self.waited = 0 if better else self.waited + 1
+        if better:
+            self.score = score
+        return better
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing better came for as long as one waits."""
+        return self.waited >= self.patience
+
+
+def warn_of_collapse(watched: list[dict[str, float]], rows: int, cure: str) -> None:
+    """Warn where the accuracy under attack has fallen and not come back."""
+    found = [row["attacked_accuracy"] for row in watched]
+    # to call every row adversarial is no feat to fall from
+    best = max((min(row.values()) for row in watched), default=0.0)
+    fall = max(COLLAPSE, COLLAPSE_DEVIATIONS * (0.5 / rows) ** 0.5)
+    if found and found[-1] < best - fall:
+        warnings.warn(
+            f"Accuracy under attack fell from {best:.0%} to {found[-1]:.0%} in "
+            "training (catastrophic overfitting): the net has learned to mask its "
+            f"gradients from this attack. {cure}, and see history_.",
+            UserWarning,
+            stacklevel=5,
+        )
