@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import _dropout_nets, _harness, bench_dropout, bench_squeezers, report
+from benchmarks import _dropout_nets, _feinman, _harness, bench_detection, bench_dropout, bench_squeezers, report
 
 ROOT = Path(__file__).parents[1]
 
@@ -281,6 +282,77 @@ def test_what_squeezing_is_worth_runs_quickly(name, titles):
     assert sorted(_harness.RESULTS.glob(f"{name}/*")) == before
 
 
+def test_queries_run_quickly():
+    before = sorted(_harness.RESULTS.glob("queries/*"))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_queries", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    for title in (
+        "Noticed, of attackers who ignore",
+        "Who asks nothing similar",
+        "False alarms",
+        "Actions, attackers who do not know",
+        "Who knows it",
+        "Less feedback",
+        "Knowledge",
+        "A guard without monitor",
+        "A monitored query",
+        "Growth",
+    ):
+        assert title in run.stdout
+    assert sorted(_harness.RESULTS.glob("queries/*")) == before
+
+
+def test_detection_runs_quickly():
+    before = sorted(_harness.RESULTS.glob("detection/*"))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_detection", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    for title in ("As the paper", "Held out", "Who knows it", "Shared against"):
+        assert title in run.stdout
+    assert sorted(_harness.RESULTS.glob("detection/*")) == before
+
+
+def test_independent_masks_disagree_as_shared_ones_do():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 28, 28), np.float32), np.arange(40) % 10
+    net = _feinman.net_of(_feinman.FeinmanNet, module__part=0.1, max_epochs=0)
+    model = _feinman.NetClassifier(net, random_state=0).fit(X, y)
+    with torch.no_grad():
+        model.net_.module_.layers[-1].weight.mul_(20)
+    detector = _feinman.DropoutUncertaintyDetector(
+        _feinman.FrozenEstimator(model), n_passes=100, random_state=0
+    ).fit(X)
+    (apart,) = bench_detection.independent(model, [X], 100, seed=0)
+    shared = detector.statistics(X)
+    assert apart.shape == shared.shape and (apart != shared).any()
+    np.testing.assert_allclose(apart.mean(0), shared.mean(0), rtol=0.25)
+
+
+def test_noise_of_the_paper_is_as_long_as_the_attack():
+    rng = np.random.default_rng(0)
+    X = rng.random((30, 28, 28), np.float32)
+    attacked = np.clip(X + 0.2, 0, 1)
+    noisy = _feinman.with_gaussian_noise(X, attacked, rng)
+    wanted = _feinman.mean_l2(attacked, X)
+    assert abs(_feinman.mean_l2(noisy, X) - wanted) < 1e-2 * wanted
+    attacked = X.copy()
+    attacked[:, 3, 4:9] = 1
+    white = _feinman.with_white_pixels(X, attacked, rng)
+    np.testing.assert_array_equal((white != X).sum((1, 2)), (attacked != X).sum((1, 2)))
+    assert (white[white != X] == 1).all()
+
+
 def test_attacks_run_quickly():
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.bench_attacks", "--quick"],
@@ -304,3 +376,35 @@ def test_attacks_can_be_run_in_parts():
     )
     assert not run.returncode, run.stderr
     assert "Forest, accuracy" in run.stdout and "HopSkipJump" not in run.stdout
+
+
+def test_certified_runs_quickly():
+    before = sorted(_harness.RESULTS.rglob("*"))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_certified", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not run.returncode, run.stderr
+    assert sorted(_harness.RESULTS.rglob("*")) == before
+    assert "one seed" in run.stdout and "4/4/16 with a ramp" in run.stdout
+
+
+def test_certified_holds_the_interval_against_the_target():
+    def unit(seed, certified):
+        params = {"data": "mnist", "width": [1, 2, 3], "ramp": False, "epochs": 7}
+        figures = {"clean": 0.97, "certified": certified, "minutes": 12.0}
+        figures |= {"attacked": 0.91, "certified_of_attacked": 0.9}
+        params |= {"eps_train": 0.33}
+        return {"name": f"short-{seed}", "params": params, "figures": figures}
+
+    met = [unit(seed, 0.89 + seed / 1000) for seed in range(3)]
+    low, high = bench_certified.interval([0.89, 0.891, 0.892])
+    assert low == pytest.approx(0.891 - 4.303 * 1e-3 / 3**0.5, abs=1e-6)
+    lines = bench_certified.table(met).splitlines()
+    assert f"{low:.2%} to {high:.2%}" in lines[2] and lines[2].endswith("met |")
+    apart = [unit(0, 0.88), unit(1, 0.95), unit(2, 0.9)]
+    assert "missed" in bench_certified.table(apart)
+    assert "| 1.0% |" in lines[2]
