@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch
 from PIL import Image
 
 from benchmarks import (
@@ -315,51 +314,6 @@ def test_queries_run_quickly():
     ):
         assert title in run.stdout
     assert sorted(_harness.RESULTS.glob("queries/*")) == before
-
-
-def test_detection_runs_quickly():
-    before = sorted(_harness.RESULTS.glob("detection/*"))
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_detection", "--quick"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert not run.returncode, run.stderr
-    for title in ("As the paper", "Held out", "Who knows it", "Shared against"):
-        assert title in run.stdout
-    assert sorted(_harness.RESULTS.glob("detection/*")) == before
-
-
-def test_independent_masks_disagree_as_shared_ones_do():
-    rng = np.random.default_rng(0)
-    X, y = rng.random((40, 28, 28), np.float32), np.arange(40) % 10
-    net = _feinman.net_of(_feinman.FeinmanNet, module__part=0.1, max_epochs=0)
-    model = _feinman.NetClassifier(net, random_state=0).fit(X, y)
-    with torch.no_grad():
-        model.net_.module_.layers[-1].weight.mul_(20)
-    detector = _feinman.DropoutUncertaintyDetector(
-        _feinman.FrozenEstimator(model), n_passes=100, random_state=0
-    ).fit(X)
-    (apart,) = bench_detection.independent(model, [X], 100, seed=0)
-    shared = detector.statistics(X)
-    assert apart.shape == shared.shape and (apart != shared).any()
-    np.testing.assert_allclose(apart.mean(0), shared.mean(0), rtol=0.25)
-
-
-def test_noise_of_the_paper_is_as_long_as_the_attack():
-    rng = np.random.default_rng(0)
-    X = rng.random((30, 28, 28), np.float32)
-    attacked = np.clip(X + 0.2, 0, 1)
-    noisy = _feinman.with_gaussian_noise(X, attacked, rng)
-    wanted = _feinman.mean_l2(attacked, X)
-    assert abs(_feinman.mean_l2(noisy, X) - wanted) < 1e-2 * wanted
-    attacked = X.copy()
-    attacked[:, 3, 4:9] = 1
-    white = _feinman.with_white_pixels(X, attacked, rng)
-    np.testing.assert_array_equal((white != X).sum((1, 2)), (attacked != X).sum((1, 2)))
-    assert (white[white != X] == 1).all()
 
 
 def test_detection_runs_quickly():
