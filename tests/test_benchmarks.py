@@ -16,6 +16,7 @@ from benchmarks import (
     _dropout_nets,
     _feinman,
     _harness,
+    bench_certified,
     bench_detection,
     bench_dropout,
     bench_squeezers,

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils import gen_batches
 from torch import nn
 
+import sk_advdef._torch._interval_layers  # noqa: F401 (registers its rules)
 from sk_advdef._torch._blocks import decision_of
 from sk_advdef._torch._eot import draws
 from sk_advdef._torch._interval import (
