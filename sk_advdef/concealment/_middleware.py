@@ -71,6 +71,8 @@ class QueryGuardMiddleware:
         Paths that pass unread, such as "/health"; exactly these.
     max_bytes : int, default=1_000_000
         Bytes of a body.
+    max_rows : int, default=1000
+        Rows of a request. While they are compared to earlier ones, others wait.
     body_timeout : float, default=10.0
         Seconds in which the whole body must come.
     max_pending : int, default=128
@@ -145,6 +147,7 @@ class QueryGuardMiddleware:
         decode: Callable[[bytes], Any] | None = None,
         exempt_paths: Sequence[str] = (),
         max_bytes: int = 1_000_000,
+        max_rows: int = 1000,
         body_timeout: float = 10.0,
         max_pending: int = 128,
         threads: int = 8,
@@ -160,6 +163,7 @@ class QueryGuardMiddleware:
             raise invalid(self, "exempt_paths", "a sequence of paths", exempt_paths)
         for name, value in (
             ("max_bytes", max_bytes),
+            ("max_rows", max_rows),
             ("max_pending", max_pending),
             ("threads", threads),
         ):
@@ -168,7 +172,8 @@ class QueryGuardMiddleware:
         self.app, self.guard = app, guard
         self._account = account
         self._exempt = frozenset(exempt_paths)
-        self._max_bytes, self._body_timeout = max_bytes, body_timeout
+        self._max_bytes, self._max_rows = max_bytes, max_rows
+        self._body_timeout = body_timeout
         self._max_pending, self._pending = max_pending, 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sk_advdef-guard")
         # what is wrong with the guard shows now, and not as an answer to a client
@@ -250,6 +255,8 @@ class QueryGuardMiddleware:
         account_id(self, account)
         try:
             rows = self._decode(body)
+            if len(rows) > self._max_rows:
+                raise BadRequest(413, "These are too many rows.")
             call = self.guard._checked_call(rows, account)
         except (TypeError, ValueError):
             logger.debug("a request was malformed", exc_info=True)

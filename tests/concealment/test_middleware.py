@@ -283,6 +283,14 @@ def test_more_rows_than_an_account_may_ever_ask():
     assert ask(guarded, {"inputs": X[:2].tolist()})[0] == 200
 
 
+def test_more_rows_than_a_request_may_hold():
+    guard = GuardedClassifier(frozen)
+    guarded = QueryGuardMiddleware(App(), guard, max_rows=2)
+    assert ask(guarded, {"inputs": X[:3].tolist()})[0] == 413
+    assert ask(guarded, {"inputs": X[:2].tolist()})[0] == 200
+    assert guard.stats()["rows"] == 2
+
+
 @given(body=st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
 @example(json.dumps(ROW).encode())
 def test_any_bytes(body):
@@ -515,6 +523,7 @@ def test_names_need_pandas(monkeypatch):
         {"decode": "json"},
         {"exempt_paths": "/health"},
         {"max_bytes": 0},
+        {"max_rows": 0},
         {"body_timeout": 0},
         {"max_pending": 1.5},
         {"threads": 0},
