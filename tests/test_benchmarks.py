@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks import (
     _dropout_nets,
@@ -18,10 +20,12 @@ from benchmarks import (
     _harness,
     bench_certified,
     bench_detection,
+    bench_distillation,
     bench_dropout,
     bench_squeezers,
     report,
 )
+from sk_advdef import JSMA, as_module
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,6 +277,7 @@ def test_squeezers_table_says_what_is_met_and_where_opencv_is_ahead():
             ["Attackers who ignore", "Others measured", "Attackers who know"],
         ),
         ("preprocessing", ["Most that anything gained", "Median L2 against bits"]),
+        ("distillation", ["The paper's abstract", "Attacks of least change"]),
     ],
 )
 def test_what_squeezing_is_worth_runs_quickly(name, titles):
@@ -417,3 +422,54 @@ def test_certified_holds_the_interval_against_the_target():
     apart = [unit(0, 0.88), unit(1, 0.95), unit(2, 0.9)]
     assert "missed" in bench_certified.table(apart)
     assert "| 1.0% |" in lines[2]
+
+
+@pytest.mark.parametrize("steepness", [1, 1000])
+def test_papers_jsma_is_ours_until_the_softmax_saturates(steepness):
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(X[:1000], y[:1000])
+    model.coef_ *= steepness
+    model.intercept_ *= steepness
+    right = np.flatnonzero(model.predict(X) == y)[-10:]
+    starts, targets = bench_distillation.towards_all(X[right], y[right])
+    assert len(starts) == 90 and (targets != np.repeat(y[right], 9)).all()
+    view = as_module(model).float()
+    reached, changed = bench_distillation.papers_jsma(view, starts, targets, 8)
+    ours = JSMA(targeted=True, gamma=8.5 / 64).run(model, starts, targets)
+    assert 0.2 < ours.fooled.mean() < 1
+    if steepness == 1:
+        np.testing.assert_array_equal(reached, ours.fooled)
+        np.testing.assert_array_equal(changed[reached], ours.distortion[reached])
+    else:  # the gradient is 0 in float32, and rows stay as they are
+        assert reached.mean() < 0.1
+        assert (changed[~reached] == 0).mean() > 0.8
+
+
+def test_distillation_table_says_whether_it_was_reproduced():
+    def done(temperature, softmax, log_odds, l2):
+        figures = {
+            "accuracy": 0.98,
+            "test_rows": 10,
+            "saturated": 0.5,
+            "samples": 900,
+            "softmax": {"success": softmax, "features": None},
+            "log_odds": {"success": log_odds, "features": 30.0},
+            "pgd": {"ce 0.1": 0.7, "margin 0.1": 0.1},
+            "pgd_rows": 200,
+            "carlini_wagner": {"fooled": 1.0, "median_l2": 1.2, "rows": 10},
+            "hop_skip_jump": {"median_l2": l2, "queries": 9, "rows": 10},
+            "diagnosis": [["saturated_scores", "warning"]],
+        }
+        _, params = bench_distillation.tasks(quick=False)[0]
+        params = params | {"temperature": temperature, "in_full": True}
+        return {"name": "x", "params": params, "figures": figures}
+
+    units = [done(100.0, 0.004, 0.9, 2.2), done(None, 0.95, 0.96, 2.0)]
+    text = bench_distillation.table(units)
+    assert "from 95.0 % to 0.4 % at temperature 100 (reproduced)" in text
+    assert "by the log-odds, from 96.0 % to 90.0 %" in text
+    assert "in that without a defence: 1.21 at 100" in text
+    assert "| saturated_scores (warning) |" in text
+    worse = bench_distillation.table([done(100.0, 0.006, 0.9, 2.2), units[1]])
+    assert "(not reproduced)" in worse
