@@ -250,7 +250,7 @@ class Watcher:
             oracle._note(row[None], np.array([-1]))
             return None
         # the clock of the benchmark does not wait
-        self._was_delayed = self._suspicious() > before
+        self._was_delayed = self.action == "delay" and self._suspicious() > before
         self.waited += self.delay * self._was_delayed
         oracle._note(row[None], proba.argmax(axis=1))
         return proba[0]
