@@ -111,8 +111,6 @@ class CombinedDetector(Detector, _BaseComposition):
         Area under the ROC curve of genuine rows and those of each attack, scored by
         final estimators that were fitted on other rows. Its attacker ignores the
         detector.
-    masks : {"fixed", "fresh"} or None
-        Kind of sub-networks of detectors by dropout; None where there are none.
     offset_ : float
         Score below which a row is flagged; ``-inf`` where rows were too few.
     scale_ : float
