@@ -203,7 +203,9 @@ class Interval(torch.Tensor):
         if rule is None or reason:
             name = getattr(func, "__name__", str(func))
             raise Unbounded(reason or f"no bounds are known for {name}()")
-        return rule(func, *args, **kwargs)
+        if any(x.unit for x in given) and torch.is_autocast_enabled("cpu"):
+            raise Unbounded("autocast rounds in ways that bounds do not know")
+        return _within_range(rule(func, *args, **kwargs))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -215,6 +217,16 @@ class Interval(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Return the bounds in words."""
         return f"Interval({self.lower!r}, {self.upper!r})"
+
+
+def _within_range(found: Any) -> Any:
+    """Leave nothing known of what the dtype that is bounded may not hold."""
+    if isinstance(found, Interval) and found.unit:
+        beyond = found.magnitude > torch.finfo(_dtype(found)).max / 2
+        if bool(beyond.any()):
+            lower, upper = (end.masked_fill(beyond, torch.nan) for end in found.ends)
+            found = found.like(lower, upper, found.point)
+    return found
 
 
 def _dtype(x: Any) -> torch.dtype:

@@ -65,7 +65,8 @@ def linear(func: Any, input: Any, weight: Any, bias: Any = None) -> Interval:
     if isinstance(input, Interval) and input.ndim == 2 and torch.is_tensor(weight):
         factor = wide(input, weight)
         zero = factor.new_zeros(len(factor))
-        source = Linear(input, factor, zero if bias is None else wide(input, bias))
+        given = input.like(*input.ends, None)  # as it is now, if written to later
+        source = Linear(given, factor, zero if bias is None else wide(input, bias))
     return _linear_map(
         input, F.linear, weight, bias, weight.shape[-1] + 1, linear=source
     )

@@ -71,7 +71,13 @@ def layout(func: Any, *args: Any, **kwargs: Any) -> Interval:
     unit = max(x.unit for x in found)
     for x in found:
         x.shared = True
-    return each(func, found[0], args, kwargs, dtype=dtype, unit=unit, shared=True)
+    more: dict[str, Any] = {"dtype": dtype, "unit": unit, "shared": True}
+    moved = each(func, found[0], args, kwargs, **more)
+    if func is not F.pad or not unit:
+        return moved
+    # the module rounds what it pads with
+    error = 4 * unit * moved.magnitude
+    return moved.like(*moved.ends, moved.point, error=error, **more)
 
 
 @rule(torch.chunk, _T.chunk, torch.split, _T.split, torch.unbind, _T.unbind)
@@ -111,7 +117,7 @@ def to(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Any:
     dtype = torch.float64 if x.unit else found.dtype
     lower, upper = (v.to(found.device, dtype) for v in (x.lower, x.upper))
     point = None if x.point is None else x.point.to(found.device, dtype)
-    more = {"dtype": found.dtype, "shared": True}
+    more: dict[str, Any] = {"dtype": found.dtype, "shared": True}
     x.shared = True
     if not x.unit:
         return x.like(lower, upper, point, linear=x.linear, **more)
@@ -137,11 +143,14 @@ _WRITING = {
     _T.tanh_: torch.tanh,
 }
 _EXACT = (
-    *(torch.relu, _T.relu, F.relu, F.relu6, F.hardtanh, torch.relu_, _T.relu_),
-    *(_T.clamp_,),
-    *(torch.clamp, _T.clamp, torch.clip, _T.clip, _T.clamp_min, _T.clamp_max),
-    *(torch.clamp_min, torch.clamp_max, torch.round, _T.round, torch.floor, _T.floor),
-    *(torch.ceil, _T.ceil, torch.trunc, _T.trunc),
+    *(torch.relu, _T.relu, F.relu, F.relu6, torch.relu_, _T.relu_),
+    *(torch.round, _T.round, torch.floor, _T.floor, torch.ceil, _T.ceil, torch.trunc),
+    *(_T.trunc,),
+)
+#: Exact but for the ends, which the module rounds.
+_CLAMPED = (
+    *(F.hardtanh, _T.clamp_, torch.clamp, _T.clamp, torch.clip, _T.clip),
+    *(_T.clamp_min, _T.clamp_max, torch.clamp_min, torch.clamp_max),
 )
 _ROUNDED = (
     *(torch.sigmoid, _T.sigmoid, F.sigmoid, torch.tanh, _T.tanh, F.tanh, torch.exp),
@@ -153,7 +162,7 @@ _ROUNDED = (
 _TRACED = {torch.relu, _T.relu, F.relu, F.leaky_relu, torch.relu_, _T.relu_}
 
 
-@rule(*_EXACT, *_ROUNDED)
+@rule(*_EXACT, *_CLAMPED, *_ROUNDED)
 def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """Go through a function that never falls."""
     writes = kwargs.pop("inplace", False) or func in _WRITING
@@ -168,7 +177,8 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     func = _WRITING.get(func, func)
     found = each(func, x, (x, *args), kwargs)
     if x.unit and func not in _EXACT:
-        error = ELEMENTARY * x.unit * (1 + found.magnitude)
+        size = found.magnitude if func in _CLAMPED else 1 + found.magnitude
+        error = ELEMENTARY * x.unit * size
         found = found.like(found.lower, found.upper, found.point, error=error)
     return x.written(found) if writes else found
 

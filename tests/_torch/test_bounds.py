@@ -186,6 +186,58 @@ def test_rounding_of_large_sums_is_within_the_bounds():
     assert not (certified_margins(net, exact, exact, own, dtype=np.float32) > 0).any()
 
 
+def test_what_the_dtype_cannot_hold_is_not_certified():
+    """In float32 both scores are infinite, and the first of them is the answer."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.Hardtanh(-1e30, 1e30))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [3.0]]))
+        net[0].bias.zero_()
+    net.append(nn.Linear(2, 2, bias=False)).append(nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        for layer in net[2:]:
+            layer.weight.copy_(1e20 * torch.eye(2))
+    rows = np.ones((1, 1))
+    found = certified_margins(net, rows, rows, np.array([1]), dtype=np.float32)
+    assert not found > 0 and net(torch.ones(1, 1)).argmax() == 0
+
+
+def test_constants_are_rounded_as_in_the_module():
+    third = 1 / 3
+    net = nn.Sequential(nn.Hardtanh(third, 2 * third), nn.ConstantPad1d(1, 0.1))
+    x = torch.tensor([[-1.0, 0.5, 1.0]])
+    found = propagate(net, box(x, 0.0))
+    computed = net(x).double()
+    assert float(computed[0, 1]) != third
+    assert (found.lower <= computed).all() and (computed <= found.upper).all()
+
+
+class WrittenLater(nn.Module):
+    """Changes the input of its last layer after the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = 1 * x
+        scores = self.out(h)
+        h.relu_()
+        return scores
+
+
+def test_inputs_written_to_after_the_last_layer():
+    net, x = WrittenLater(), seeded_rows(5, 3)
+    columns = torch.zeros(5, dtype=torch.long)
+    found, plain = (propagate(m, box(x, 0.1)) for m in (net, net.out))
+    margins = [worst_margins(scores, columns) for scores in (found, plain)]
+    torch.testing.assert_close(*margins, atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_is_refused():
+    with torch.autocast("cpu"), pytest.raises(NoBoundsError, match="autocast"):
+        propagate(nn.Linear(3, 2), box(seeded_rows(2, 3), 0.1))
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -276,7 +328,9 @@ def test_functions_between_layers():
         assert (found.lower <= scores).all() and (scores <= found.upper).all()
     turned = torch.eye(6) @ box(x, 0.1)
     torch.testing.assert_close(turned.center.float(), x)
-    assert float((x.double() - box(x, 0.1)).radius.max()) == pytest.approx(0.1, rel=1e-4)
+    assert float((x.double() - box(x, 0.1)).radius.max()) == pytest.approx(
+        0.1, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
