@@ -55,7 +55,10 @@ def kept_products(
     kept = masks != 0
     bits = 2 ** torch.arange(len(masks), device=masks.device)
     codes = (kept * bits[:, None]).sum(dim=0)
-    order, ends = codes.argsort(), codes.bincount(minlength=2 ** len(masks)).cumsum(0)
+    order, ends = (
+        codes.argsort(stable=True),
+        codes.bincount(minlength=2 ** len(masks)).cumsum(0),
+    )
     stops = ends.tolist()
     order = order[stops[0] :]  # what no pass keeps comes first
     columns, weights = columns.index_select(0, order), weights.index_select(0, order)
