@@ -3,7 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 BENCH_ARGS ?= --quick
 # Debian packages that tests marked `service` need.
-SERVICE_PACKAGES ?= redis-server
+SERVICE_PACKAGES ?= chromium redis-server
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -159,4 +159,6 @@ class Diagnosis:
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"{value.min():.3g} to {value.max():.3g} by feature"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
     return str(value)

@@ -1,0 +1,235 @@
+"""What an audit reads: a saved model, rows with labels, and a threat in words."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Types that a skops file may hold without being named by the user.
+OWN_TYPES = "sk_advdef."
+SCALES = ("none", "iqr", "std", "range")
+
+
+class AuditError(Exception):
+    """An audit that cannot be made, in words for who asked for it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows and labels, with the names of the columns where there are any."""
+
+    X: Any
+    y: np.ndarray
+    names: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, so that a report says which one it was."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(path: Path, *, trust: bool) -> Any:
+    """Load a fitted classifier; code in the file runs only where it is trusted."""
+    if not path.is_file():
+        raise AuditError(f"There is no file {path}.")
+    model = _load_skops(path, trust) if _is_skops(path) else _load_pickle(path, trust)
+    if not hasattr(model, "predict"):
+        raise AuditError(
+            f"{path} holds {type(model).__name__}, which has no predict: save the "
+            "fitted classifier itself."
+        )
+    return model
+
+
+def _is_skops(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "schema.json" in archive.namelist()
+
+
+def _load_pickle(path: Path, trust: bool) -> Any:
+    if not trust:
+        raise AuditError(
+            f"{path} is no skops file, so it would be opened as a pickle, and a pickle "
+            "runs whatever code it holds. Pass --trust if you trust who made it."
+        )
+    import joblib
+
+    try:
+        return joblib.load(path)
+    except ModuleNotFoundError as error:
+        raise AuditError(
+            f"{path} needs {error.name}, which cannot be imported. Run `python -m "
+            "sk_advdef audit` from the folder that holds it, or install it."
+        ) from error
+
+
+def _load_skops(path: Path, trust: bool) -> Any:
+    try:
+        from skops import io
+    except ImportError as error:
+        raise AuditError(
+            f"{path} is a skops file. Opening it needs skops: pip install skops"
+        ) from error
+    try:
+        types = io.get_untrusted_types(file=path)
+        foreign = sorted(t for t in types if not t.startswith(OWN_TYPES))
+        if foreign and not trust:
+            raise AuditError(
+                f"{path} holds types that neither skops nor this package vouches for: "
+                f"{', '.join(foreign)}. Pass --trust if you trust who made it."
+            )
+        return io.load(path, trusted=types)
+    except (ImportError, TypeError, ValueError) as error:
+        raise AuditError(f"{path} cannot be opened: {error}") from error
+
+
+def load_data(path: Path, target: str | None) -> Data:
+    """Load rows and labels; no data file may run code."""
+    if not path.is_file():
+        raise AuditError(f"There is no file {path}.")
+    if path.suffix == ".npz":
+        return _from_npz(path, target)
+    if path.suffix == ".csv":
+        return _from_csv(path, target)
+    raise AuditError(
+        f"{path} must be an .npz file with X and y, or a .csv file with a line of "
+        f"names and --target. Got {path.suffix or 'no suffix'} instead."
+    )
+
+
+def _from_npz(path: Path, target: str | None) -> Data:
+    name = "y" if target is None else target
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"X", name} - set(arrays.files)
+            if missing:
+                raise AuditError(
+                    f"{path} has no array {sorted(missing)}; it holds {arrays.files}. "
+                    "Write it with np.savez(path, X=X, y=y)."
+                )
+            return Data(arrays["X"], arrays[name])
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise AuditError(f"{path} cannot be read: {error}") from error
+
+
+def _from_csv(path: Path, target: str | None) -> Data:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise AuditError(
+            "Reading .csv needs pandas: pip install pandas. Or save X and y as .npz."
+        ) from error
+    frame = pd.read_csv(path)
+    if target is None or target not in frame.columns:
+        raise AuditError(
+            f"--target must be the column of labels, one of {list(frame.columns)}. "
+            f"Got {target!r} instead."
+        )
+    labels = np.array(frame.pop(target).tolist())
+    return Data(frame, labels, [str(name) for name in frame.columns])
+
+
+def fitted_to(model: Any, data: Data) -> Data:
+    """Give the model the columns that it knows, and check the labels."""
+    unknown = sorted(set(data.y.tolist()) - set(_classes(model)), key=str)
+    if unknown:
+        raise AuditError(
+            f"The labels {unknown[:5]} are no classes of the model, which are "
+            f"{_classes(model)[:10]}. Pass labels of the same kind."
+        )
+    if data.names is None:
+        return data
+    known = getattr(model, "feature_names_in_", None)
+    if known is None:
+        return Data(data.X.to_numpy(), data.y, data.names)
+    missing = [name for name in known if name not in data.names]
+    if missing:
+        raise AuditError(f"The data lacks columns that the model needs: {missing}.")
+    notes = []
+    more = [name for name in data.names if name not in set(known)]
+    if more:
+        notes.append(f"Columns that the model does not take were left out: {more}.")
+    return Data(data.X[list(known)], data.y, [str(name) for name in known], notes)
+
+
+def _classes(model: Any) -> list[Any]:
+    from sk_advdef._torch._models import genuine_classes_of
+
+    try:
+        return np.asarray(genuine_classes_of(model)).tolist()
+    except AttributeError as error:
+        raise AuditError(
+            f"{type(model).__name__} is no fitted classifier: it has no classes_."
+        ) from error
+
+
+def threat_of(
+    data: Data,
+    eps: float,
+    scale: str,
+    fixed: Sequence[str],
+    bounds: str,
+) -> tuple[Any, Any]:
+    """Return eps, a number or one a feature, and the box.
+
+    ``bounds`` is "LOW,HIGH", "data" for the smallest and largest value of each feature,
+    or "none".
+    """
+    values = numbers_of(data.X)
+    reach: Any = eps
+    if scale != "none":
+        from sk_advdef.attacks._space import _scale
+
+        if values.ndim > 2:
+            raise AuditError("--scale is for rows of features, not for stacked images.")
+        reach = eps * _scale(values, scale)
+    if fixed:
+        names = data.names or [str(i) for i in range(values.shape[1])]
+        unknown = sorted(set(fixed) - set(names))
+        if unknown:
+            raise AuditError(f"--fixed names columns that are not there: {unknown}.")
+        reach = np.where(np.isin(names, list(fixed)), 0.0, reach)
+    return reach, _box(bounds, values)
+
+
+def _box(bounds: str, values: np.ndarray) -> Any:
+    if bounds == "none":
+        return None
+    if bounds == "data":
+        return values.min(axis=0), values.max(axis=0)
+    try:
+        low, high = (float(part) for part in bounds.split(","))
+    except ValueError as error:
+        raise AuditError(
+            f"--bounds must be LOW,HIGH or data or none. Got {bounds!r} instead."
+        ) from error
+    return low, high
+
+
+def numbers_of(X: Any) -> np.ndarray:
+    """Return rows as float64, or say that they are not numeric."""
+    given = X.to_numpy() if hasattr(X, "to_numpy") else X
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise AuditError(
+            "Some columns are not numeric, and an audit changes numbers: encode them "
+            "first, and audit the model behind the encoder."
+        ) from error
+
+
+def said_of(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return the texts of warnings, each once."""
+    texts = [f"{w.category.__name__}: {w.message}" for w in caught]
+    return list(dict.fromkeys(texts))
