@@ -147,7 +147,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     history_ : list of dict
         An entry an epoch (for nets: all that the net recorded, and
         ``clean_accuracy`` and ``attacked_accuracy`` on up to 256 rows of the training
-        set, or 1,024 of those held out, the latter under 10 steps of PGD; a row that is
+        set under 5 steps of PGD, or on 1,024 of those held out under 10; a row that is
         taken for adversarial counts as lost where it is clean and as held where it is
         attacked) or a round (``held_out_accuracy`` with ``early_stopping``).
     n_features_in_ : int

@@ -66,11 +66,13 @@ class Loop:
         self.kind = output_kind(net)
         self._view = view_of_net(net, len(classes), live=True)
         self.reaches = [self._reach(attack, codes) for attack in attacks]
+        count = _watch.HELD_STEPS
         if held is None:
+            count = _watch.WATCHED_STEPS
             rows = self.rng.permutation(len(X))[: _watch.WATCHED_ROWS]
             held = X[rows], codes[rows]
         self.watched = held
-        self.probes = [_watch.probe(attack, seed) for attack in attacks]
+        self.probes = [_watch.probe(attack, seed, count) for attack in attacks]
         self.best = _watch.Best(owner.n_iter_no_change)
         self.best_values: list[torch.Tensor] | None = None
         self.average = None

@@ -25,7 +25,8 @@ def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class Room:
     """A batch of rows, and where each may go. Sizes are in radii.
 
-    ``center`` is never changed. Without a space a point stands for itself.
+    ``center`` is never changed; tensors that are clipped or put inside are, to spare
+    copies. Without a space a point stands for itself.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class Room:
     def uniform(self, radii: float, generator: torch.Generator) -> torch.Tensor:
         """Draw changes uniformly in a ball of ``radii`` radii."""
         drawn = torch.empty_like(self.center)
+        if self.norm == "linf" and isinstance(self.eps, float):
+            size = radii * self.eps
+            return drawn.uniform_(-size, size, generator=generator)
         if self.norm == "linf":
             return drawn.uniform_(-radii, radii, generator=generator).mul_(self.eps)
         drawn.normal_(generator=generator)
@@ -51,9 +55,7 @@ class Room:
 
     def boxed(self, x: torch.Tensor) -> torch.Tensor:
         """Clip to the box alone."""
-        if self.low is None:
-            return x
-        return torch.clamp(x, self.low, self.high)
+        return x if self.low is None else x.clamp_(self.low, self.high)
 
     def inside(self, x: torch.Tensor) -> torch.Tensor:
         """Move to the nearest place in ball and box."""
@@ -65,7 +67,7 @@ class Room:
                 self.boxed(self.center - self.eps),
                 self.boxed(self.center + self.eps),
             )
-        return torch.clamp(x, *self._ends)
+        return x.clamp_(*self._ends)
 
     def lengths(self, x: torch.Tensor) -> torch.Tensor:
         """Length of each row's change, in radii."""

@@ -58,7 +58,7 @@ def fgsm_rs(
     .. [1] E. Wong, L. Rice, J. Z. Kolter, "Fast is better than free: Revisiting
        adversarial training", ICLR 2020, arXiv:2001.03994.
     """
-    x = room.point(room.inside(room.center + room.uniform(1.0, generator)))
+    x = room.point(room.inside(room.uniform(1.0, generator).add_(room.center)))
     grad = input_gradient(view, x, y, climbed)
     return room.point(room.inside(room.up(x, grad, alpha)))
 
@@ -81,7 +81,7 @@ def n_fgsm(
        P. K. Dokania, "Make Some Noise: Reliable and Efficient Single-Step Adversarial
        Training", NeurIPS 2022, arXiv:2202.01181.
     """
-    x = room.point(room.boxed(room.center + room.uniform(k, generator)))
+    x = room.point(room.boxed(room.uniform(k, generator).add_(room.center)))
     grad = input_gradient(view, x, y, climbed)
     return room.point(room.boxed(room.up(x, grad, alpha)))
 
@@ -105,7 +105,7 @@ def pgd(
     """
     x = room.center
     if generator is not None:
-        x = room.inside(x + room.uniform(1.0, generator))
+        x = room.inside(room.uniform(1.0, generator).add_(x))
     for _ in range(steps):
         x = room.inside(room.up(x, input_gradient(view, x, y, climbed), alpha))
     return x

@@ -12,9 +12,9 @@ from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._pgd import PGD
 
 #: Rows of the training set on which the accuracy under attack is watched, and of those
-#: held out.
-WATCHED_ROWS = 256
-HELD_ROWS = 1024
+#: held out; and steps of PGD on each.
+WATCHED_ROWS, WATCHED_STEPS = 256, 5
+HELD_ROWS, HELD_STEPS = 1024, 10
 
 #: Fall of the watched accuracy below its best that is called a collapse, and the same
 #: in standard deviations, lest a few rows raise the alarm.
@@ -22,13 +22,13 @@ COLLAPSE = 0.2
 COLLAPSE_DEVIATIONS = 3.0
 
 
-def probe(attack: Attack, seed: int) -> Attack:
+def probe(attack: Attack, seed: int, steps: int) -> Attack:
     """Make the attack that watches training: a few steps of PGD of the same reach."""
     if not hasattr(attack, "eps"):
         return attack
     return PGD(
         attack.eps,
-        steps=10,
+        steps=steps,
         norm=attack.norm,
         bounds=attack.bounds,
         random_state=seed,
