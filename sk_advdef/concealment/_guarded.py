@@ -88,6 +88,7 @@ class GuardedClassifier(Guarding):
     --------
     ConcealedClassifier : Says less in each answer.
     SimilarQueryDetector : Notices what the guard acts on.
+    QueryGuardMiddleware : Puts the guard before a web application.
 
     Notes
     -----
