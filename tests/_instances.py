@@ -236,7 +236,10 @@ INSTANCES = [
         DistilledClassifier(small_net(), temperature=2, random_state=0),
         {"temperature": [1.0, 3.0], "estimator__lr": [0.02, 0.04]},
     ),
-    Instance(DistilledClassifier(linear), {"temperature": [1, 20]}),
+    Instance(
+        DistilledClassifier(linear, teacher=[linear, linear], alpha=0.9),
+        {"temperature": [1, 20], "alpha": [0.5, 1.0]},
+    ),
     Instance(
         DistilledClassifier(
             small_net(), temperature=2, teacher=frozen_net, random_state=0
@@ -287,7 +290,10 @@ INSTANCES = [
     ),
     Instance(
         CertifiedClassifier(
-            small_net(module__dropout=0.0), eps=0.1, bounds=None, random_state=0
+            small_net(max_epochs=8, lr=0.05, module__dropout=0.0),
+            eps=0.1,
+            bounds=None,
+            random_state=0,
         ),
         {"eps": [0.05, 0.2], "estimator__lr": [0.04]},
     ),
