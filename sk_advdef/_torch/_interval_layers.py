@@ -188,7 +188,10 @@ def _learned(
         )
     assert x.point is not None
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    var, mean = torch.var_mean(x.point, dim=axes, correction=0)
+    mean = x.point.mean(axes)
+    # several times as fast as var_mean, which reduces over images slowly
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    var = (x.point - mean.view(shape)).square().mean(axes)
     if running_mean is not None:
         n = x.point.numel() / x.point.shape[1]
         with torch.no_grad():

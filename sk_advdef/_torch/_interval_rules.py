@@ -266,23 +266,23 @@ def mul(func: Any, x: Any, y: Any) -> Interval:
     if not isinstance(x, Interval):
         x, y = y, x
     point, dtype, linear = _points(torch.mul, x, y), result_dtype(x, y), None
-    if isinstance(y, Interval):
-        ends = [a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper)]
-        unit = max(x.unit, y.unit)
-    else:
-        factor, unit = wide(x, y), x.unit
-        ends = [x.lower * factor, x.upper * factor]
+    if not isinstance(y, Interval):
+        factor = wide(x, y)
         if x.linear is not None and not torch.is_tensor(y) and y > 0:
             parts = x.linear
             linear = Linear(parts.source, parts.weight * y, parts.bias * y)
+        center, radius = x.center * factor, x.radius * abs(factor)
+        if x.unit:
+            radius = radius + 8 * x.unit * (center.abs() + radius) + least(x, 1)
+        return x.around(center, radius, point, dtype=dtype, linear=linear)
+    ends = [a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper)]
     lower, upper = ends[0], ends[0]
     for end in ends[1:]:
         lower, upper = torch.minimum(lower, end), torch.maximum(upper, end)
-    error = None
+    unit, error = max(x.unit, y.unit), None
     if unit:
         error = 4 * unit * torch.maximum(lower.abs(), upper.abs()) + least(x, 1)
-    more = {"dtype": dtype, "unit": unit, "linear": linear}
-    return x.like(lower, upper, point, error=error, **more)
+    return x.like(lower, upper, point, error=error, dtype=dtype, unit=unit)
 
 
 @rule(torch.div, _T.div, _T.__truediv__, _T.true_divide, torch.true_divide)
