@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -12,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-#: Types that a skops file may hold without being named by the user.
-OWN_TYPES = "sk_advdef."
+#: Where types live that a skops file may hold without --trust.
+OWN = "sk_advdef."
 SCALES = ("none", "iqr", "std", "range")
 
 
@@ -83,7 +85,7 @@ def _load_skops(path: Path, trust: bool) -> Any:
         ) from error
     try:
         types = io.get_untrusted_types(file=path)
-        foreign = sorted(t for t in types if not t.startswith(OWN_TYPES))
+        foreign = sorted(name for name in types if not is_ours(name))
         if foreign and not trust:
             raise AuditError(
                 f"{path} holds types that neither skops nor this package vouches for: "
@@ -92,6 +94,22 @@ def _load_skops(path: Path, trust: bool) -> Any:
         return io.load(path, trusted=types)
     except (ImportError, TypeError, ValueError) as error:
         raise AuditError(f"{path} cannot be opened: {error}") from error
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a name is that of a class which this package defines.
+
+    A function is none, nor is what a module of ours imports from elsewhere: a file that
+    names one of these could make it run.
+    """
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith(OWN):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ImportError):
+        return False
+    return inspect.isclass(found) and found.__module__ == module
 
 
 def load_data(path: Path, target: str | None) -> Data:

@@ -14,7 +14,7 @@ from sk_advdef.squeezers._levels import RANGE_OF_UINT8, fitted_range, levels_of
 def byte_table(steps: int) -> np.ndarray:
     """Return what each byte is rounded to."""
     values = np.arange(256, dtype=np.float64)
-    levels = levels_of(RANGE_OF_UINT8, steps)[values.dtype]
+    levels = levels_of(RANGE_OF_UINT8, steps)[values.dtype.name]
     numbers = levels.number(values, values, clip=False)
     return np.rint(levels.value(numbers, values)).astype(np.uint8)
 
@@ -113,7 +113,7 @@ class BitDepthSqueezer(Squeezer):
         if X.dtype == np.uint8:
             np.take(self._table, X, out=out, mode="clip")
         else:
-            levels = self._levels[X.dtype]
+            levels = self._levels[X.dtype.name]
             clip = not levels.hold(X)
             if clip:
                 super()._check_finite(X)

@@ -127,7 +127,7 @@ class JpegSqueezer(ImageSqueezer):
         if images.dtype == np.uint8:
             out[...] = recompressed(images, quality)
             return
-        levels = self._levels[images.dtype]
+        levels = self._levels[images.dtype.name]
         numbers = levels.number(images, out, clip=not levels.hold(images))
         numbers = numbers.astype(np.uint8)
         levels.value(recompressed(numbers, quality), out)

@@ -51,7 +51,7 @@ class Levels:
         self.starts_at_zero = not low.any()
         #: Whether errors of rounding can lift the highest level above the range.
         self.can_exceed = bool((top > high).any())
-        self._kind = np.dtype(f"u{dtype.itemsize}")
+        self._kind = f"u{dtype.itemsize}"
         one_range = low.ndim == 0
         self._last = high.view(self._kind) if one_range and self.starts_at_zero else 0
 
@@ -88,7 +88,7 @@ class Levels:
         return out
 
 
-def levels_of(value_range: tuple[Any, Any], steps: int) -> dict[np.dtype[Any], Levels]:
+def levels_of(value_range: tuple[Any, Any], steps: int) -> dict[str, Levels]:
     """Return the levels for both kinds of floats."""
     dtypes = (np.dtype(np.float32), np.dtype(np.float64))
-    return {dtype: Levels(value_range, steps, dtype) for dtype in dtypes}
+    return {dtype.name: Levels(value_range, steps, dtype) for dtype in dtypes}

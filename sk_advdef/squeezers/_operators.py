@@ -108,7 +108,7 @@ class AxisBands:
             bands = [(rows, read, np.ascontiguousarray(m.T)) for rows, read, m in bands]
         self.bands = {
             dtype: [(rows, read, m.astype(dtype)) for rows, read, m in bands]
-            for dtype in (np.dtype(np.float32), np.dtype(np.float64))
+            for dtype in ("float32", "float64")
         }
 
     def apply(self, X: Any, out: Any = None) -> Any:
@@ -132,11 +132,11 @@ class AxisBands:
         return out
 
     def _left(self, X: Any, out: Any) -> None:
-        for rows, read, matrix in self.bands[X.dtype]:
+        for rows, read, matrix in self.bands[X.dtype.name]:
             np.matmul(matrix, X[:, read], out=out[:, rows])
 
     def _right(self, X: Any, out: Any) -> None:
-        for rows, read, matrix in self.bands[X.dtype]:
+        for rows, read, matrix in self.bands[X.dtype.name]:
             np.matmul(X[..., read], matrix, out=out[..., rows])
 
     def _signals(self, X: Any, out: Any) -> None:
@@ -157,7 +157,7 @@ def _cut(matrix: Any, size: int) -> list[tuple[slice, slice, Any]]:
     bands = []
     for start in range(0, matrix.shape[0], size):
         part = matrix[start : start + size]
-        read = slice(part.indices.min(), part.indices.max() + 1)
+        read = slice(int(part.indices.min()), int(part.indices.max()) + 1)
         bands.append(
             (slice(start, start + part.shape[0]), read, part[:, read].toarray())
         )

@@ -23,7 +23,7 @@ import sk_advdef
 from sk_advdef import Diagnosis
 from sk_advdef.__main__ import _parser, main
 from sk_advdef.evaluation import _audit
-from sk_advdef.evaluation._audit_inputs import load_model, sha256
+from sk_advdef.evaluation._audit_inputs import is_ours, load_model, sha256
 from sk_advdef.evaluation._diagnosis import Finding
 from sk_advdef.evaluation._telling import telling_rows
 from tests._instances import make_rows
@@ -144,6 +144,23 @@ def test_skops_files_need_no_trust_for_what_is_known(files, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "skops", None)
     assert audit(files, "--eps", "1", model="known.skops") == _audit.NO_AUDIT
     assert "pip install skops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, ours",
+    [
+        ("sk_advdef.squeezers._blur.BlurSqueezer", True),
+        ("sk_advdef._images.ImageLayout", True),
+        ("sk_advdef.evaluation._audit_inputs._load_pickle", False),
+        ("sk_advdef.evaluation._audit_inputs.Path", False),
+        ("sk_advdef.squeezers._base.BlurSqueezer", False),
+        ("sk_advdef.no_such_module.Name", False),
+        ("sk_advdef_like.Name", False),
+        ("os.system", False),
+    ],
+)
+def test_what_of_a_skops_file_is_ours(name, ours):
+    assert is_ours(name) == ours
 
 
 def test_nothing_lost_nothing_told():
