@@ -1,0 +1,126 @@
+"""Nets of the training benchmark, and where trained ones are kept between units."""
+
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from skorch import NeuralNetClassifier
+from skorch.callbacks import LRScheduler
+from torch import nn
+
+from benchmarks import _training_loops as by_hand
+from benchmarks._harness import HERE
+from benchmarks._pictures import StrideNet, short
+from sk_advdef import PGD, AdversariallyAugmentedClassifier
+
+#: Fitted nets, by schedule and seed; not under version control.
+KEPT = HERE / "data" / "training"
+
+
+class WithClass(StrideNet):
+    """A StrideNet with an output for a class of its own."""
+
+    def __init__(self, width: int = 16, hidden: int = 100) -> None:
+        super().__init__(width=width, hidden=hidden)
+        self.layers[-1] = nn.Linear(hidden, 11)
+
+
+def make_net(
+    n_rows: int,
+    *,
+    epochs: int,
+    lr: float,
+    batch: int = 128,
+    module: type[nn.Module] = StrideNet,
+    cycle: bool = True,
+    **params: Any,
+) -> NeuralNetClassifier:
+    """Return a skorch net on Adam, with a rate that rises and falls once."""
+    total = -(-n_rows // batch) * epochs
+    once = LRScheduler(
+        torch.optim.lr_scheduler.OneCycleLR,
+        max_lr=lr,
+        total_steps=total + 1,
+        pct_start=0.3,
+        step_every="batch",
+    )
+    return NeuralNetClassifier(
+        module,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=lr,
+        batch_size=batch,
+        max_epochs=epochs,
+        iterator_train__shuffle=True,
+        train_split=None,
+        callbacks=[once] if cycle else [],
+        verbose=0,
+        **{f"module__{name}": value for name, value in params.items()},
+    )
+
+
+def fitted(
+    X: np.ndarray, y: np.ndarray, seed: int, schedule: dict[str, Any], **more: Any
+) -> Any:
+    """Train by a schedule: ``net``, ``attack`` (of PGD) and ``training``."""
+    net = make_net(len(X), **schedule["net"] | more)
+    return AdversariallyAugmentedClassifier(
+        net,
+        attack=PGD(**schedule["attack"]),
+        random_state=seed,
+        **schedule["training"],
+    ).fit(X, y)
+
+
+def plain_epoch(X: np.ndarray, y: np.ndarray, net: dict[str, Any]) -> float:
+    """Seconds of a plain epoch by hand, on the same net; the best of 2."""
+    kept = {k: v for k, v in net.items() if k in ("width", "hidden")}
+    module = StrideNet(**kept)
+    rows, labels = torch.tensor(X), torch.tensor(y)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        by_hand.epoch("plain", module, rows, labels, 0.0, net.get("batch", 128), 1e-3)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def fingerprint(model: Any) -> str:
+    """Tell weights apart."""
+    weights = model.estimator_.net_.module_.state_dict().values()
+    digest = hashlib.sha1()
+    for value in weights:
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def keep(name: str, model: Any, quick: bool) -> None:
+    path = _path(name, quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    joblib.dump(model, path)
+
+
+def kept(name: str, quick: bool) -> Any:
+    path = _path(name, quick)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path.name} is not there any more. Remove the unit {name}-train from "
+            "results/training/ to train it again."
+        )
+    return joblib.load(path)
+
+
+def _path(name: str, quick: bool) -> Path:
+    folder = Path(tempfile.gettempdir()) / "sk_advdef-quick" if quick else KEPT
+    return folder / f"{name}.joblib"
+
+
+def watched(model: Any) -> dict[str, Any]:
+    """What was seen of training at its end."""
+    last = model.history_[-1]
+    return {k: short(last[k]) for k in ("clean_accuracy", "attacked_accuracy")}

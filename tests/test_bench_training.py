@@ -1,0 +1,92 @@
+"""The benchmark of adversarial training: its quick form, and what its tables say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _harness, _training_tables, bench_training
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_training_runs_quickly():
+    before = sorted(_harness.RESULTS.rglob("*"))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_training", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not run.returncode, run.stderr
+    for title in ("MNIST, Linf 0.3", "Collapse of", "Any classifier", "A class of its"):
+        assert title in run.stdout
+    assert "Time of an epoch" in run.stdout and "| ART |" in run.stdout
+    assert sorted(_harness.RESULTS.rglob("*")) == before
+
+
+def test_units_have_names_of_their_own():
+    for quick in (True, False):
+        names = [name for name, _, _ in bench_training.tasks(quick, None)]
+        assert len(set(names)) == len(names)
+    assert {name.split("-")[0] for name in names} == {
+        "mnist",
+        "collapse",
+        "any",
+        "class",
+        "speed",
+    }
+
+
+def leading(attacked, certified=0.0):
+    units = []
+    for seed, share in enumerate(attacked):
+        name = f"mnist-short-{seed}"
+        figures = {"minutes": 9.5, "plain_epochs": 90.0}
+        units.append({"name": f"{name}-train", "figures": figures})
+        for part in range(4):
+            figures = {"rows": 2500, "clean": 0.98, "attacked": share}
+            figures["certified"] = certified
+            units.append({"name": f"{name}-rows-{part}", "figures": figures})
+    return units
+
+
+def test_the_interval_is_held_against_the_target():
+    low, high = _training_tables.interval([0.89, 0.891, 0.892])
+    assert low == pytest.approx(0.891 - 4.303 * 1e-3 / 3**0.5, abs=1e-6)
+    assert high - 0.891 == pytest.approx(0.891 - low)
+    text = _training_tables.table(leading([0.89, 0.891, 0.892]))
+    assert "short, 3 seeds: 89.10%" in text and "88.5%: met" in text
+    assert "OUT OF ORDER" not in text and text.count("| 10000 |") == 3
+    missed = _training_tables.table(leading([0.89, 0.91, 0.92]))
+    assert "88.5%: missed" in missed
+    # a single seed has no interval, and what is proved cannot exceed what is held
+    assert "88.5%: missed" in _training_tables.table(leading([0.95]))
+    assert "OUT OF ORDER" in _training_tables.table(leading([0.5], certified=0.6))
+
+
+def test_losses_and_collapses_are_said():
+    def row(before, after):
+        figures = {"rounds": 2, "before": before, "after": after}
+        params = {"data": "digits", "model": "svc", "eps": 0.1, "rounds": 6}
+        return {"name": "any-digits-svc", "figures": figures, "params": params}
+
+    good, bad = {"clean": 0.9, "attacked": 0.5}, {"clean": 0.9, "attacked": 0.4}
+    assert "gains (+10.0" in _training_tables.table([row(bad, good)])
+    assert "LOSES (-10.0" in _training_tables.table([row(good, bad)])
+    assert "no change" in _training_tables.table([row(good, good)])
+
+    def seed(number, attacked):
+        figures = {"clean": 0.98, "single_step": 0.9, "attacked": attacked}
+        params = {"method": "fast", "seed": number}
+        figures["warned"] = False
+        return {"name": f"collapse-{number}", "figures": figures, "params": params}
+
+    units = [seed(0, 0.8), seed(1, 0.1)]
+    text = _training_tables.table(units)
+    assert 'no collapse in 2 seeds of "fast": missed' in text
+    assert "met" in _training_tables.table(units[:1])
+    units = [{"name": "speed-memory", "figures": {"mebibytes": {"plain": 1, "pgd": 2}}}]
+    assert "at most 1.2 times plain (2.00): missed" in _training_tables.table(units)
