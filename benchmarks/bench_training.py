@@ -72,14 +72,14 @@ BATCH = 500
 #: What leads: nets, attacks and training of each schedule.
 SCHEDULES: dict[str, dict[str, Any]] = {
     "short": {
-        "net": {"width": 32, "hidden": 128, "epochs": 20, "lr": 3e-3},
+        "net": {"width": 32, "hidden": 128, "epochs": 16, "lr": 3e-3},
         "attack": {"eps": 0.33, "steps": 4},
-        "training": {"ratio": 1.0, "eps_warmup": 6, "averaging": "ema"},
+        "training": {"ratio": 1.0, "eps_warmup": 5, "averaging": "ema"},
     },
     "long": {
-        "net": {"width": 32, "hidden": 256, "epochs": 60, "lr": 3e-3},
+        "net": {"width": 32, "hidden": 256, "epochs": 44, "lr": 3e-3},
         "attack": {"eps": 0.33, "steps": 7},
-        "training": {"ratio": 1.0, "eps_warmup": 15, "averaging": "ema"},
+        "training": {"ratio": 1.0, "eps_warmup": 12, "averaging": "ema"},
     },
 }
 
