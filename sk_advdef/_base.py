@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -13,11 +15,32 @@ from sklearn.utils.validation import validate_data
 
 from sk_advdef._version import __version__
 
+#: Environment variable with the address of the documentation, as built or hosted.
+DOCS = "SK_ADVDEF_DOCS"
 
-class Stamped(BaseEstimator):
-    """A BaseEstimator whose pickles carry the version that wrote them."""
+
+class Documented(BaseEstimator):
+    """A BaseEstimator whose HTML diagram links to our own documentation.
+
+    There is a link where the environment says where the documentation lies, and for
+    public classes only: others have no page.
+    """
 
     _doc_link_module = "sk_advdef"
+
+    @property
+    def _doc_link_template(self) -> str:
+        name, docs = type(self).__name__, os.environ.get(DOCS, "").rstrip("/")
+        public = getattr(sys.modules.get("sk_advdef"), "__all__", ())
+        if not docs or name not in public:
+            return ""
+        # scikit-learn formats it: braces of the address stay what they are
+        address = docs.replace("{", "{{").replace("}", "}}")
+        return f"{address}/generated/sk_advdef.{name}.html"
+
+
+class Stamped(Documented):
+    """A BaseEstimator whose pickles carry the version that wrote them."""
 
     def _rows(self, X: Any, *, reset: bool = False) -> Any:
         """Check the shape and the names of ``X`` and leave its values to the model.

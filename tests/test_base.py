@@ -9,7 +9,8 @@ import pytest
 from sklearn.base import clone
 
 import sk_advdef
-from sk_advdef import BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef import PGD, BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef._torch._net import NetClassifier
 
 X = np.random.default_rng(0).normal(size=(4, 10))
 STAMP = "_sk_advdef_version"
@@ -70,3 +71,22 @@ def test_missing_stamp_warns(fitted):
     with pytest.warns(UserWarning, match="pickled by sk_advdef an unknown version"):
         opened.__setstate__(state)
     np.testing.assert_array_equal(opened.transform(X), fitted.transform(X))
+
+
+@pytest.mark.parametrize("docs", ["https://docs.example/{v}", "file:///docs/html/"])
+@pytest.mark.parametrize("estimator", [BlurSqueezer(), PGD(0.1)])
+def test_diagrams_link_to_our_docs(monkeypatch, estimator, docs):
+    monkeypatch.setenv("SK_ADVDEF_DOCS", docs)
+    page = f"generated/sk_advdef.{type(estimator).__name__}.html"
+    link = f"{docs.rstrip('/')}/{page}"
+    assert estimator._get_doc_link() == link
+    assert link in estimator._repr_html_()
+    # what has no page has no link
+    assert NetClassifier(None)._get_doc_link() == ""
+
+
+@pytest.mark.parametrize("estimator", [BlurSqueezer(), PGD(0.1)])
+def test_diagrams_do_not_link_to_another_site(monkeypatch, estimator):
+    monkeypatch.delenv("SK_ADVDEF_DOCS", raising=False)
+    assert estimator._get_doc_link() == ""
+    assert 'href="http' not in estimator._repr_html_()

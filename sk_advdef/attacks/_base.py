@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, column_or_1d
 
+from sk_advdef._base import Documented
 from sk_advdef._torch._models import (
     class_scores,
     classes_of,
@@ -398,7 +398,7 @@ def margin_of(
     return best - np.where(wanted, -np.inf, scores).max(axis=1)
 
 
-class Attack(BaseEstimator):
+class Attack(Documented):
     """A way to change rows within a ball so that a model answers wrongly.
 
     Attacks are parameter objects: they hold no fitted state, and running one changes
