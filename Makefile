@@ -17,7 +17,7 @@ BENCH := $(VENV)/.installed-bench
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-services lint format docs bench clean
+.PHONY: help demo test test-services lint format docs bench dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -49,8 +49,14 @@ docs: $(DOCS) ## build the documentation into docs/_build/html
 bench: $(BENCH) ## run the benchmarks; BENCH_ARGS= for the long form
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+dist: $(TESTS) ## build wheel and sdist into dist/, install them in an empty environment
+	rm -rf dist build
+	$(BIN)/python -c "from setuptools.build_meta import build_sdist as b; b('dist')" >/dev/null
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist dist/*.tar.gz
+	$(BIN)/python -m tests.check_dist dist
+
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info demo_out docs/_build docs/generated docs/api.rst
+	rm -rf $(VENV) build dist *.egg-info demo_out docs/_build docs/generated docs/gallery docs/api.rst docs/sg_execution_times.rst
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find sk_advdef tests benchmarks docs -name __pycache__ -type d -exec rm -rf {} +
 

@@ -16,7 +16,7 @@ from sk_advdef.attacks._space_rules import Rules
 SCALES = ("iqr", "std", "range")
 
 
-class Named(dict):
+class Named(dict[Any, Any]):
     """A mapping by column that is never changed, so that it has a hash."""
 
     def __hash__(self) -> int:  # type: ignore[override]
