@@ -24,20 +24,46 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
     "myst_parser",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py"]
 html_theme = "pydata_sphinx_theme"
 html_title = "sk_advdef"
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "navbar_align": "left",
+    "show_toc_level": 2,
+}
+# These lead nowhere else, so their left column would be empty.
+html_sidebars = {name: [] for name in ("install", "quickstart", "changelog")}
 html_show_sourcelink = False
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 autosummary_generate = True
 numpydoc_show_class_members = False
 # Types are told in the docstrings, in words.
 autodoc_typehints = "none"
+
+# Every story runs at each build that finds it changed; one that fails, fails the build.
+sphinx_gallery_conf = {
+    "examples_dirs": str(HERE.parent / "examples" / "gallery"),
+    "gallery_dirs": "gallery",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "doc_module": ("sk_advdef",),
+    "reference_url": {"sk_advdef": None},
+}
 
 # Other projects are linked only on request, since that needs their sites.
 if os.environ.get("SK_ADVDEF_INTERSPHINX"):
