@@ -1,0 +1,87 @@
+"""What can be checked of the documentation without building it.
+
+`make docs` runs the stories of the gallery, and fails on a broken reference.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import sk_advdef
+import sk_advdef.nets
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+STORIES = sorted((ROOT / "examples" / "gallery").glob("*.py"))
+PUBLIC = {"sk_advdef": sk_advdef.__all__, "sk_advdef.nets": sk_advdef.nets.__all__}
+
+
+def test_there_are_ten_stories():
+    assert len(STORIES) == 10
+    assert all(path.name.startswith("plot_") for path in STORIES)
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda p: p.stem)
+def test_stories_compile_and_use_public_names_only(path):
+    source = path.read_text(encoding="utf-8")
+    compile(source, path.name, "exec")
+    ours = 0
+    for node in ast.walk(ast.parse(source)):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module]
+            if node.module.split(".")[0] == "sk_advdef":
+                names = {alias.name for alias in node.names}
+                assert names <= set(PUBLIC[node.module])
+                ours += len(names)
+        assert all(m.split(".")[0] != "sk_advdef" or m in PUBLIC for m in modules)
+    assert ours
+
+
+def test_every_page_is_in_a_toctree():
+    listed = set()
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL):
+            listed |= {line for line in block.split() if not line.startswith(":")}
+    assert {path.stem for path in PAGES} - {"index"} <= listed
+
+
+def test_links_within_the_documentation_lead_to_pages():
+    broken = []
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            page, _, heading = target.partition("#")
+            if ":" in target or not page or page.startswith("gallery/"):
+                continue
+            if not (DOCS / page).is_file():
+                broken.append(f"{path.name}: {target}")
+            elif heading:
+                titles = re.findall(
+                    r"^#+ (.*)$",
+                    (DOCS / page).read_text(encoding="utf-8"),
+                    re.MULTILINE,
+                )
+                if heading not in {title.lower().replace(" ", "-") for title in titles}:
+                    broken.append(f"{path.name}: {target}")
+    assert not broken
+
+
+def test_figures_of_choosing_are_results():
+    """A share evaded is a figure of the results, or an accuracy taken from 100."""
+    number = re.compile(r"(?<![\d.,])\d+\.\d+(?!\.?\d)")
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    known = set(number.findall(results))
+    known |= {f"{100 - float(figure):.1f}" for figure in known if float(figure) <= 100}
+    page = (DOCS / "choosing.md").read_text(encoding="utf-8")
+    page = re.sub(r"`[^`]*`|arXiv:\S+|eps [\d.]+|\*\*[\d.]+\*\*", "", page)
+    page = re.sub(r"\| 0\.[123] \|", "|", page)
+    told = number.findall(page)
+    assert len(told) > 50
+    assert not [figure for figure in told if figure not in known]
