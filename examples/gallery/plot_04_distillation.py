@@ -3,8 +3,8 @@ Distillation, and why it is not enough
 ======================================
 
 Defensive distillation trains a student on a teacher's softened answers. Attacks on
-the student's probabilities then fail, which looks like a defence. Its gradient has
-vanished, and that is all.
+the student's probabilities then fail, which looks like a defence. Most of that is a
+gradient that has vanished.
 """
 
 import matplotlib.pyplot as plt

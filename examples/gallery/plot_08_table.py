@@ -2,7 +2,7 @@
 A table with features that the attacker cannot change
 =====================================================
 
-Payments, some of them fraud. The fraudster can split an amount and wait, at a price;
+Payments, some of them fraud. The fraudster can lower an amount and wait, at a price;
 he cannot change how old his account is. ``FeatureSpace`` says so once, for every
 attack. The data are made up here, so that every relation in them is known.
 """
@@ -32,9 +32,10 @@ forest = RandomForestClassifier(8, max_depth=4, random_state=0).fit(X_fit, y_fit
 print(f"clean accuracy: {forest.score(X_test, y_test):.2f}")
 
 # %%
-# What he can do, and what it costs him: half of a typical spread in amount and time,
-# in one direction only; one payment more a day at most; no other account, no other
-# country. Only fraud is attacked: nobody wants a good payment to be taken for fraud.
+# What he can do: take up to 60 less, wait up to a day longer, make one payment more
+# or fewer on that day, and pay somebody he has paid before. He has no other account
+# and no other country. Only fraud is attacked: nobody wants a good payment to be
+# taken for fraud.
 
 eps = {"amount": 60.0, "hours_since_last": 24.0, "payments_today": 1, "new_payee": 1}
 rules = {

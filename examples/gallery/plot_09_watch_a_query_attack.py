@@ -69,8 +69,8 @@ plt.show()
 
 # %%
 # A guard counts, watches and acts. Here it flags in the audit log, which the attacker
-# cannot see, and limits every account; ``action="reject"`` would tell him how far apart
-# his questions must be.
+# cannot see, and limits every account; ``action="reject"`` would tell him how far
+# apart his questions must be.
 
 guarded = GuardedClassifier(
     FrozenEstimator(model),
