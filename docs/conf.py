@@ -36,7 +36,8 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
     "show_prev_next": False,
-    "secondary_sidebar_items": ["page-toc"],
+    # A wide table takes the place of the right column.
+    "secondary_sidebar_items": {"**": ["page-toc"], "from_art": []},
     "navbar_align": "left",
     "show_toc_level": 2,
 }
