@@ -17,7 +17,7 @@ BENCH := $(VENV)/.installed-bench
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-services lint format docs bench dist clean
+.PHONY: help demo test test-services test-benchmarks lint format docs bench dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -33,6 +33,9 @@ test-services: $(TESTS) ## tests that need a Debian package
 	if [ $$code -eq 5 ]; then echo "test-services: no test is marked 'service', nothing to run"; exit 0; fi; \
 	if [ -n "$(SERVICE_PACKAGES)" ]; then apt-get update -qq && apt-get install -y -qq $(SERVICE_PACKAGES) || exit 1; fi; \
 	$(BIN)/python -m pytest -m service
+
+test-benchmarks: $(BENCH) $(TESTS) ## each benchmark in its quick form
+	$(BIN)/python -m pytest -n $(JOBS) -m bench tests
 
 lint: $(TESTS) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -363,7 +363,7 @@ def tasks(quick: bool, folder: Any) -> list[tuple[str, dict[str, Any], Any]]:
     sizes = [(256, 50, 5), (1024, 50, 4), (256, 100, 4), (1024, 100, 3)]
     common: dict[str, Any] = {"at_least": 0.3, "loop_passes_timed": 10, "seed": 0}
     if quick:
-        sizes, common["at_least"] = [(32, 6, 2)], 0.01
+        sizes, common["at_least"] = [(8, 3, 2)], 0.005
         common["loop_passes_timed"] = 2
     units: list[tuple[str, dict[str, Any], Any]] = []
     for net, case in CASES.items():
@@ -377,12 +377,12 @@ def tasks(quick: bool, folder: Any) -> list[tuple[str, dict[str, Any], Any]]:
             units.append((name, own | case.setting, measure))
     own = {"sizes": [10_000, 100_000], "passes": 50, "seed": 0}
     if quick:
-        own["sizes"] = [500, 1000]
+        own["sizes"] = [50, 100]
     setting = CASES["MNIST net"].setting
     units.append(("memory", own | setting, memory))
     own = {"data": "mnist", "rows": 3000, "epochs": 5, "values": 50, "folds": 2}
     if quick:
-        own |= {"data": "digits", "rows": 150, "epochs": 1, "values": 2}
+        own |= {"data": "digits", "rows": 100, "epochs": 1, "values": 2}
     own |= {"passes": 50, "eps": 0.2, "seed": 0}
     setting = {"net": setting["net"], "optimizer": "Adam, 0.001, batches of 128"}
     units.append(("search", own | setting, partial(search, folder=folder)))

@@ -11,6 +11,7 @@ from benchmarks import _harness, _training_tables, bench_training
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.bench
 def test_training_runs_quickly():
     before = sorted(_harness.RESULTS.rglob("*"))
     run = subprocess.run(

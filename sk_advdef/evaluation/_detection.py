@@ -241,13 +241,13 @@ def rejection_robust_error(
     --------
     >>> from sklearn.datasets import load_iris
     >>> from sk_advdef import (
-    ...     DropoutUncertaintyDetector, RejectingClassifier, rejection_robust_error
+    ...     PGD, DropoutUncertaintyDetector, RejectingClassifier, rejection_robust_error
     ... )
     >>> X, y = load_iris(return_X_y=True)
     >>> detector = DropoutUncertaintyDetector(random_state=0).fit(X, y)
     >>> defended = RejectingClassifier(detector.estimator_, detector).fit(X, y)
     >>> errors = rejection_robust_error(
-    ...     defended, X[::5], y[::5], eps=0.1, bounds=None, random_state=0
+    ...     defended, X[::5], y[::5], attack=PGD(0.1, steps=10, bounds=None)
     ... )
     >>> sorted(errors)
     [0.01, 0.05]
