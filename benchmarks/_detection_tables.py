@@ -50,10 +50,18 @@ def table(units: list[Unit]) -> str:
     kinds: dict[str, list[Unit]] = {}
     for done in units:
         name = done["name"]
-        kind = next(k for k in TABLES if k in name)
-        kinds.setdefault(kind, []).append(done)
+        kinds.setdefault(_kind(name), []).append(done)
     parts = [make(kinds[kind]) for kind, make in TABLES.items() if kind in kinds]
     return "\n\n".join(parts)
+
+
+def _kind(name: str) -> str:
+    """Return the table of a unit; "paper" is also the name of a detector."""
+    of_nets = [kind for kind in TABLES if kind.startswith("-")]
+    others = [kind for kind in TABLES if not kind.startswith("-")]
+    if name.startswith("net-"):
+        return next(kind for kind in of_nets if kind in name)
+    return next(kind for kind in others if name.startswith(kind))
 
 
 def _percent(value: Any) -> str:
