@@ -327,13 +327,15 @@ def small_net(kind: str, width: int, train: tuple, folder: Any, quick: bool) -> 
     X, y, _, _ = pictures(data, folder, n_train, held)
     net = net_of(SmallNet, module__width=width, max_epochs=epochs)
 
-    def fit() -> Any:
-        if kind == "plain":
-            return NetClassifier(net, random_state=0).fit(X, y)
+    def plain() -> Any:
+        return NetClassifier(net, random_state=0).fit(X, y)
+
+    def hardened() -> Any:
         attack = PGD(0.2, steps=5, step_size=0.08, random_state=0)
         trained = AdversariallyAugmentedClassifier(
             net, attack=attack, ratio=1.0, random_state=0
         )
         return trained.fit(X, y)
 
-    return kept(store(quick), ("small", kind, width, train), fit)
+    fit = {"small": plain, "trained": hardened}[kind]
+    return kept(store(quick), ("small net", kind, width, train), fit)
