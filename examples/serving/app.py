@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 import joblib
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 
 from sk_advdef import QueryGuardMiddleware
 
@@ -35,18 +35,22 @@ def account_of(scope: Any) -> str | None:
     return None
 
 
-app = FastAPI(title="A defended model")
+def name_worker(response: Response) -> None:
+    """Say which process answers."""
+    response.headers["x-worker"] = str(os.getpid())
+
+
+app = FastAPI(title="A defended model", dependencies=[Depends(name_worker)])
 app.add_middleware(
     QueryGuardMiddleware, guard=guard, account=account_of, exempt_paths=["/health"]
 )
 
 
 @app.post("/predict")
-def predict(request: Request, response: Response) -> dict[str, Any]:
+def predict(request: Request) -> dict[str, Any]:
     admitted = request.state.guard
     if admitted.account is None:
         raise HTTPException(401, "A key is needed, in the header x-api-key.")
-    response.headers["x-worker"] = str(os.getpid())
     # the model, not the guard: the rows are counted already
     proba = guard.estimator.predict_proba(admitted.rows)
     labels = guard.classes_[proba.argmax(axis=1)]
