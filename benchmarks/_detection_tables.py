@@ -161,6 +161,7 @@ def _knows(units: list[Unit]) -> str:
         params, figures = done["params"], done["figures"]
         model = params.get("model", "feinman")
         by = DETECTORS.get(params.get("detector", ""), "dropout (variance), hinges")
+        by += ", attacked longer" * ("restarts" in params)
         error, blind = figures["error"], figures.get("ignoring", {})
         lines.append(
             [
@@ -178,9 +179,9 @@ def _knows(units: list[Unit]) -> str:
 
 
 def _order(line: list[Any]) -> tuple:
-    return list(MODELS.values()).index(line[0]), list(DETECTORS.values()).index(
-        line[2]
-    ) if line[2] in DETECTORS.values() else 99
+    names = [*DETECTORS.values(), "ours, attacked longer"]
+    at = names.index(line[2]) if line[2] in names else len(names)
+    return list(MODELS.values()).index(line[0]), at
 
 
 def _verdict(units: list[Unit]) -> str:
