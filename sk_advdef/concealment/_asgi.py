@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from sk_advdef.concealment._json_rows import BadRequest
+from sk_advdef.concealment._refused import QueryRefused
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,9 +18,39 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+#: Ways to write UTF-8, and what is a part of it.
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
+
 
 class Disconnected(Exception):
     """The client is gone, and nobody waits for an answer."""
+
+
+class Room:
+    """Bytes that the bodies of all requests may take together."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes bytes, or refuses; all are given back in the end.
+
+        It is called by the event loop only, so that no lock is needed.
+        """
+        mine = 0
+
+        def take(size: int) -> None:
+            nonlocal mine
+            if size > self._left:
+                raise QueryRefused("unavailable", 1.0)
+            self._left -= size
+            mine += size
+
+        try:
+            yield take
+        finally:
+            self._left += mine
 
 
 def values_of(scope: Scope, name: bytes) -> list[bytes]:
@@ -29,7 +61,10 @@ def values_of(scope: Scope, name: bytes) -> list[bytes]:
 
 def check_headers(scope: Scope, max_bytes: int, *, is_json: bool) -> None:
     """Refuse what need not be read."""
-    for value in values_of(scope, b"content-length"):
+    lengths = values_of(scope, b"content-length")
+    if len(set(lengths)) > 1:
+        raise BadRequest(400, "A header comes twice.")
+    for value in lengths:
         if not value.isdigit():
             raise BadRequest(400, "The length of the body is not a number.")
         # as text, since a number of so many digits takes time to read
@@ -43,27 +78,37 @@ def check_headers(scope: Scope, max_bytes: int, *, is_json: bool) -> None:
     if len(kinds) > 1:
         raise BadRequest(400, "A header comes twice.")
     for value in kinds if is_json else ():
-        kind = value.partition(b";")[0].strip().lower()
+        kind, *more = (part.strip().lower() for part in value.split(b";"))
         if kind != b"application/json" and not kind.endswith(b"+json"):
             raise BadRequest(415, "The body must be JSON.")
+        for one in more:
+            name, _, charset = one.partition(b"=")
+            # the application might read it as it is told
+            if name.strip() == b"charset" and charset.strip(b' "') not in CHARSETS:
+                raise BadRequest(415, "The body must be in UTF-8.")
 
 
-async def body_of(receive: Receive, max_bytes: int, seconds: float) -> bytes:
+async def body_of(
+    receive: Receive, max_bytes: int, seconds: float, take: Callable[[int], None]
+) -> bytes:
     """Read a body, no more and no longer than is allowed."""
-    parts, size = [], 0
+    body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise Disconnected
-                part = bytes(message.get("body", b""))
-                size += len(part)
-                if size > max_bytes:
+                part = message.get("body", b"")
+                if len(body) + len(part) > max_bytes:
                     raise BadRequest(413, "The body is too large.")
-                parts.append(part)
+                take(len(part))
+                body += part
                 if not message.get("more_body", False):
-                    return b"".join(parts)
+                    return bytes(body)
+                # parts that are there already would else let neither the clock run
+                # nor others be served, and empty ones without end
+                await asyncio.sleep(0)
     except TimeoutError:
         pass
     raise BadRequest(408, "The body came too slowly.")

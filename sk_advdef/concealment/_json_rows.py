@@ -52,7 +52,11 @@ def numbers(values: Any) -> np.ndarray:
     """Return nested lists of finite numbers as an array."""
     if isinstance(values, list):
         try:
-            found = np.array(values)
+            # as objects first: where there is a string, NumPy would give each value as
+            # much room as the longest
+            leaves = np.array(values, dtype=object)
+            known = {*map(type, leaves.ravel())} <= {int, float, bool}
+            found = np.array(values if known else None)
         except (ValueError, OverflowError, RecursionError):
             found = np.array(None)
         if found.dtype.kind in "biuf" and np.isfinite(found).all():

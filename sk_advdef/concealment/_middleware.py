@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from sk_advdef.concealment._asgi import (
     App,
     Disconnected,
     Receive,
+    Room,
     Scope,
     Send,
     answer,
@@ -33,6 +35,14 @@ logger = logging.getLogger("sk_advdef.concealment")
 #: Methods whose requests ask the model nothing.
 READING = ("GET", "HEAD", "OPTIONS")
 REFUSED = {"rate": 429, "similar": 429, "unavailable": 503}
+#: What may be the name of a header.
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Headers whose values are secrets: accounts are written to the audit log.
+SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization")
+#: Bytes of a header that names an account.
+MAX_ACCOUNT = 8192
+#: What reading a body that somebody made up may raise.
+MALFORMED = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 class Admitted(NamedTuple):
@@ -61,12 +71,13 @@ class QueryGuardMiddleware:
         "decoy" are left to the application.
     account : str, callable or None, default=None
         Who asks. A str is the name of a header, a callable gets the scope of ASGI in a
-        thread and returns a str, bytes, int or None. None is the address that the
-        connection comes from.
+        thread and returns a str, bytes, int or None; where it raises a ValueError the
+        answer is 400. None is the address that the connection comes from.
     decode : callable or None, default=None
-        Makes rows from the body (bytes), in a thread; where it raises a ValueError the
-        answer is 400. None reads JSON with one of ``inputs``, ``instances`` (lists of
-        rows) and ``dataframe_split`` (``columns`` and ``data``).
+        Makes rows from the body (bytes), in a thread; where it raises a ValueError,
+        TypeError, LookupError, ArithmeticError or RecursionError the answer is 400.
+        None reads JSON with one of ``inputs``, ``instances`` (lists of rows) and
+        ``dataframe_split`` (``columns`` and ``data``).
     exempt_paths : sequence of str, default=()
         Paths that pass unread, such as "/health"; exactly these.
     max_bytes : int, default=1_000_000
@@ -79,6 +90,10 @@ class QueryGuardMiddleware:
         Requests that wait for a thread or are in one; others are answered 503.
     threads : int, default=8
         Threads that read rows and ask the store, so that the event loop never waits.
+    max_total_bytes : int or None, default=None
+        Bytes of all bodies that are being read or checked, at least ``max_bytes``;
+        where these are taken the answer is 503. None: as many as ``max_pending`` bodies
+        of ``max_bytes``.
 
     See Also
     --------
@@ -89,15 +104,22 @@ class QueryGuardMiddleware:
     *Who asks.* A header that clients can set is no account: they would take another for
     each query, or that of somebody else. Name a header only if a proxy before the
     application sets it anew at each request, and nobody reaches the application past
-    the proxy. A header that comes twice is answered 400, one that is missing counts as
-    the account None, which all share that give no name. Behind a proxy the address is
-    the proxy's own, one account for all.
+    the proxy. A header that comes twice is answered 400, one of more than 8192 bytes
+    431, one that is missing counts as the account None, which all share that give no
+    name; space around a name does not count, upper and lower case differ. Behind a
+    proxy the address is the proxy's own, one account for all. Accounts are written to
+    the audit log: of a key or a token, let a callable make a digest.
 
     *What is read.* All requests but GET, HEAD and OPTIONS, which the application must
     not answer with a prediction; web sockets and lifespan pass. A body that is
     malformed, too large, too deep, too slow, compressed or not JSON is answered by a
     4xx with words that tell nothing of the model; the application never sees it. What
     two readers of JSON could read in two ways is refused too.
+
+    *What is bounded.* Bytes, rows and seconds of a body, and bytes of all bodies
+    together. Who sends slowly takes up a connection and what has come of the body for
+    ``body_timeout``, so limit connections where they are accepted (``uvicorn
+    --limit-concurrency``), or let a proxy read bodies first.
 
     *What the application gets.* The request as it came, and in
     ``scope["state"]["guard"]`` (with Starlette and FastAPI ``request.state.guard``) a
@@ -151,12 +173,15 @@ class QueryGuardMiddleware:
         body_timeout: float = 10.0,
         max_pending: int = 128,
         threads: int = 8,
+        max_total_bytes: int | None = None,
     ) -> None:
         if not isinstance(guard, GuardedClassifier):
             raise invalid(self, "guard", "a GuardedClassifier", guard)
         if not (account is None or callable(account) or isinstance(account, str)):
             allowed = "the name of a header, a callable or None"
             raise invalid(self, "account", allowed, account)
+        if isinstance(account, str):
+            self._check_header(account)
         if decode is not None and not callable(decode):
             raise invalid(self, "decode", "a callable or None", decode)
         if isinstance(exempt_paths, (str, bytes)):
@@ -169,17 +194,38 @@ class QueryGuardMiddleware:
         ):
             check_number(self, name, value, integer=True, low=1)
         check_number(self, "body_timeout", body_timeout, low=0, closed="neither")
+        if max_total_bytes is None:
+            max_total_bytes = max_bytes * max_pending
+        check_number(
+            self,
+            "max_total_bytes",
+            max_total_bytes,
+            integer=True,
+            low=max_bytes,
+            otherwise=" or None",
+        )
         self.app, self.guard = app, guard
         self._account = account
         self._exempt = frozenset(exempt_paths)
         self._max_bytes, self._max_rows = max_bytes, max_rows
         self._body_timeout = body_timeout
         self._max_pending, self._pending = max_pending, 0
+        self._room = Room(max_total_bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sk_advdef-guard")
         # what is wrong with the guard shows now, and not as an answer to a client
         guard._open()
         self._is_json = decode is None
         self._decode = self._default_decode() if decode is None else decode
+
+    def _check_header(self, name: str) -> None:
+        if not TOKEN.fullmatch(name):
+            raise invalid(self, "account", "the name of a header", name)
+        if name.lower() in SECRET_HEADERS:
+            raise ValueError(
+                f"The 'account' parameter of {type(self).__name__} must not be "
+                f"{name!r}, whose values are secrets: accounts are written to the "
+                "audit log. Pass a callable that returns whose they are, or a digest."
+            )
 
     def _default_decode(self) -> Callable[[bytes], Any]:
         names = getattr(self.guard, "feature_names_in_", None)
@@ -216,8 +262,9 @@ class QueryGuardMiddleware:
             return
         try:
             check_headers(scope, self._max_bytes, is_json=self._is_json)
-            body = await body_of(receive, self._max_bytes, self._body_timeout)
-            admitted = await self._admitted(scope, body)
+            with self._room.taken() as take:
+                body = await body_of(receive, self._max_bytes, self._body_timeout, take)
+                admitted = await self._admitted(scope, body)
         except Disconnected:
             return
         except BadRequest as bad:
@@ -253,10 +300,8 @@ class QueryGuardMiddleware:
         """Do all that takes time."""
         account = self._account_of(scope)
         account_id(self, account)
+        rows = self._rows_of(body)
         try:
-            rows = self._decode(body)
-            if len(rows) > self._max_rows:
-                raise BadRequest(413, "These are too many rows.")
             call = self.guard._checked_call(rows, account)
         except (TypeError, ValueError):
             logger.debug("a request was malformed", exc_info=True)
@@ -267,13 +312,34 @@ class QueryGuardMiddleware:
         self.guard._refuse(suspicious)
         return Admitted(rows, account, suspicious)
 
+    def _rows_of(self, body: bytes) -> Any:
+        try:
+            rows = self._decode(body)
+            n_rows = len(rows)
+        except MALFORMED:
+            logger.debug("a body was malformed", exc_info=True)
+            n_rows = None
+        if n_rows is None:
+            raise BadRequest(400, "The rows are not such as the model takes.")
+        if n_rows > self._max_rows:
+            raise BadRequest(413, "These are too many rows.")
+        return rows
+
     def _account_of(self, scope: Scope) -> Any:
         if callable(self._account):
-            return self._account(scope)
+            try:
+                return self._account(scope)
+            except ValueError:
+                logger.debug("an account was malformed", exc_info=True)
+            raise BadRequest(400, "It cannot be told who asks.")
         if self._account is None:
             client = scope.get("client")
             return None if client is None else str(client[0])
         found = values_of(scope, self._account.lower().encode("latin-1"))
         if len(found) > 1:
             raise BadRequest(400, "A header comes twice.")
-        return found[0].decode("latin-1") if found else None
+        if not found:
+            return None
+        if len(found[0]) > MAX_ACCOUNT:
+            raise BadRequest(431, "A header is too long.")
+        return found[0].strip(b" \t").decode("latin-1")

@@ -59,8 +59,10 @@ class Sketcher:
         self._any_background = bool(has.any())
 
     def _levels(self, row: np.ndarray) -> np.ndarray:
-        values = ((row - self._low) * self._scale + self._salt) % 256
-        return values.astype(np.uint8) // self._quantization
+        # far outside of all that fit saw a value may overflow, and gets any cell
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = ((row - self._low) * self._scale + self._salt) % 256
+            return values.astype(np.uint8) // self._quantization
 
     def hashes(self, row: np.ndarray) -> np.ndarray:
         """Return the hashes of the windows of a flat row that show something."""
