@@ -17,7 +17,7 @@ BENCH := $(VENV)/.installed-bench
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-services test-benchmarks lint format docs bench dist clean
+.PHONY: help demo test test-services test-benchmarks test-matrix lint format docs bench dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -36,6 +36,9 @@ test-services: $(TESTS) ## tests that need a Debian package
 
 test-benchmarks: $(BENCH) $(TESTS) ## each benchmark in its quick form
 	$(BIN)/python -m pytest -n $(JOBS) -m bench tests
+
+test-matrix: $(TESTS) ## the tests with the oldest and the newest versions; half an hour
+	$(BIN)/python -m tests.matrix
 
 lint: $(TESTS) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,7 +62,7 @@ dist: $(TESTS) ## build wheel and sdist into dist/, install them in an empty env
 	$(BIN)/python -m tests.check_dist dist
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info demo_out docs/_build docs/generated docs/gallery docs/api.rst docs/sg_execution_times.rst
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info demo_out docs/_build docs/generated docs/gallery docs/api.rst docs/sg_execution_times.rst
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find sk_advdef tests benchmarks docs -name __pycache__ -type d -exec rm -rf {} +
 
