@@ -1,7 +1,7 @@
 """Run the tests with the oldest and the newest versions: ``make test-matrix``.
 
-"oldest" takes each floor of pyproject.toml that a user's installation may meet, exactly;
-tools of the tests are as they come. "newest" takes whatever is out. torch is what
+"oldest" takes each floor of pyproject.toml that a user's installation may meet; tools
+of the tests are as they come. "newest" takes whatever is out. torch is what
 constraints.txt says in both: other builds for one processor are not at hand everywhere.
 """
 

@@ -17,7 +17,7 @@ from sk_advdef.concealment._gate import Gate
 from sk_advdef.concealment._gcra import SECOND, parse_rate
 from sk_advdef.concealment._history import NO_NOTE, Seen
 from sk_advdef.concealment._refused import QueryRefused
-from sk_advdef.concealment._secrets import is_set, key_from
+from sk_advdef.concealment._secrets import check_variable, is_set, key_from
 from sk_advdef.concealment._similar import SimilarQueryDetector
 from sk_advdef.concealment._store import StoreError, open_store
 from sk_advdef.concealment._watch import state_of
@@ -88,6 +88,7 @@ class Guarding(WrappingClassifier):
         if not isinstance(unfrozen(self.monitor), (SimilarQueryDetector, type(None))):
             allowed = "None or a SimilarQueryDetector, frozen or not"
             raise invalid(self, "monitor", allowed, self.monitor)
+        check_variable(self, self.secret)
         open_store(self, self.store).close()
         self._warn_where_visible()
 

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import threading
 import warnings
 from hashlib import blake2b
 
-from sk_advdef._validation import invalid
+from sk_advdef._validation import InvalidParameterError
 
 #: Variable that holds the secret where a parameter names no other.
 VARIABLE = "SK_ADVDEF_SECRET"
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: So long a word of hexadecimal digits is a secret, and no name.
+_HEX = re.compile(r"[0-9A-Fa-f]{24,}")
+
 _lock = threading.Lock()
 _of_process = secrets.token_bytes(32)
 _warned: set[str] = set()
+
+
+def is_name(variable: object) -> bool:
+    """Whether this may be the name of a variable, and is not a secret by its looks."""
+    return (
+        isinstance(variable, str)
+        and bool(_NAME.fullmatch(variable))
+        and not _HEX.fullmatch(variable)
+    )
+
+
+def check_variable(owner: object, variable: object) -> None:
+    """Raise where ``secret`` is no name; what may be the secret itself is not shown."""
+    if not is_name(variable):
+        raise InvalidParameterError(
+            f"The 'secret' parameter of {type(owner).__name__} must be the name of an "
+            "environment variable (letters, digits and _), never the secret itself. "
+            f"Got a {type(variable).__name__} that is none, and not shown here."
+        )
 
 
 def is_set(variable: str) -> bool:
@@ -28,10 +52,7 @@ def key_from(owner: object, variable: str, purpose: str) -> bytes:
 
     Where the variable is unset the secret is drawn once per process, with a warning.
     """
-    if not isinstance(variable, str) or not variable:
-        raise invalid(
-            owner, "secret", "the name of an environment variable", type(variable)
-        )
+    check_variable(owner, variable)
     text = os.environ.get(variable, "")
     if text:
         if len(text) < 16:

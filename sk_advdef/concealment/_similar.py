@@ -19,7 +19,7 @@ from sk_advdef.concealment._accounts import per_row
 from sk_advdef.concealment._comparing import digest_of
 from sk_advdef.concealment._matching import SCOPES
 from sk_advdef.concealment._remembering import Remembering
-from sk_advdef.concealment._secrets import VARIABLE
+from sk_advdef.concealment._secrets import VARIABLE, check_variable
 from sk_advdef.concealment._watch import drop_state
 from sk_advdef.detection._threshold import conformal_offset
 
@@ -240,6 +240,7 @@ class SimilarQueryDetector(Remembering):
                     otherwise=otherwise,
                 )
         check_number(self, "max_age", self.max_age, low=0, closed="neither")
+        check_variable(self, self.secret)
         if self.value_range is not None:
             check_range(self, "value_range", self.value_range)
         if self.clock is not None and not callable(self.clock):

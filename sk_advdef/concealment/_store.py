@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from sk_advdef._validation import invalid
+from sk_advdef.concealment._secrets import is_name
 
 #: Records read at once.
 PAGE = 2000
@@ -60,11 +61,24 @@ class Store(Protocol):
         """Let go of files and sockets."""
 
 
+def _invalid(owner: object, uri: object, more: str = "") -> Exception:
+    """Word the error for a URI, without what may be a password in it."""
+    if isinstance(uri, str):
+        bare, query, _ = uri.partition("?")
+        _, user, host = bare.rpartition("@")
+        uri = f"{user and '...@'}{host}{query and '?...'}"
+    return invalid(owner, "store", f"{URIS}{more}", uri)
+
+
 def open_store(owner: object, uri: object) -> Store:
     """Open the store that a URI names."""
     if not isinstance(uri, str) or "://" not in uri:
-        raise invalid(owner, "store", URIS, uri)
-    parts = urlsplit(uri)
+        raise _invalid(owner, uri)
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        raise _invalid(owner, uri) from None
     if parts.password or parts.username:
         raise ValueError(
             f"The 'store' parameter of {type(owner).__name__} must not hold a user or "
@@ -76,11 +90,12 @@ def open_store(owner: object, uri: object) -> Store:
         timeout = float(options.pop("timeout", 2.0))
     except ValueError:
         if parts.query:
-            raise invalid(owner, "store", URIS, uri) from None
+            raise _invalid(owner, uri) from None
         options, timeout = {}, 2.0
     if not 0 < timeout <= 3600:
-        allowed = f"{URIS} with a timeout in (0, 3600] seconds"
-        raise invalid(owner, "store", allowed, uri)
+        raise _invalid(owner, uri, " with a timeout in (0, 3600] seconds")
+    if not is_name(options.get("password_env", "NAME")):
+        raise _invalid(owner, uri, "; password_env names an environment variable")
     if parts.scheme == "memory" and not (parts.netloc or parts.path or options):
         from sk_advdef.concealment._memory_store import MemoryStore
 
@@ -88,7 +103,7 @@ def open_store(owner: object, uri: object) -> Store:
     path = parts.path[1:]
     if parts.scheme == "sqlite" and path and not parts.netloc and not options:
         if path == ":memory:":
-            raise invalid(owner, "store", URIS, uri)
+            raise _invalid(owner, uri)
         from sk_advdef.concealment._sqlite_store import SqliteStore
 
         return SqliteStore(path, timeout)
@@ -98,4 +113,4 @@ def open_store(owner: object, uri: object) -> Store:
 
         bare = f"{parts.scheme}://{parts.netloc}{parts.path}"
         return RedisStore(bare, timeout, **options)
-    raise invalid(owner, "store", URIS, uri)
+    raise _invalid(owner, uri)
