@@ -124,7 +124,7 @@ def parameter_objects():
 
 def test_pickles_of_attacks_hide_no_code():
     space = sk_advdef.FeatureSpace(eps=[0.1, 0.2], increasing=[0])
-    objects = [*parameter_objects(), space, sk_advdef.PGD(space=space)]
+    objects = [*parameter_objects(), space, sk_advdef.PGD(0.1, space=space)]
     assert {"PGD", "HopSkipJump", "Transfer"} <= {type(o).__name__ for o in objects}
     for one in objects:
         data = pickle.dumps(one)
