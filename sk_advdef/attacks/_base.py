@@ -209,6 +209,11 @@ def _kinds(X: Any, numeric: list[int]) -> list[np.dtype]:
 
 def _like_frame(X: Any, values: np.ndarray, rows: Any, numeric: list[int]) -> Any:
     if hasattr(X, "iloc"):
+        first = X.dtypes.iloc[0]
+        # one block of NumPy's is made at once: a call for each column takes far longer
+        if isinstance(first, np.dtype) and (X.dtypes == first).all():
+            index = X.index[rows]
+            return type(X)(values.astype(first), index=index, columns=X.columns)
         part = X.iloc[rows].copy()
         for at, i in enumerate(numeric):
             part.isetitem(i, values[:, at].astype(X.dtypes.iloc[i]))
