@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import pickle
-import secrets
 import traceback
 import warnings
 import zipfile
@@ -149,7 +148,7 @@ def test_a_password_is_not_said(monkeypatch, caplog):
 )
 @pytest.mark.parametrize(
     "value",
-    [SECRET, secrets.token_hex(16), "a" * 24, "$HOME", "", "a=b", "é", b"NAME", None],
+    [SECRET, "0f" * 16, "a" * 24, "$HOME", "", "a=b", "é", b"NAME", None],
 )
 def test_a_secret_in_the_place_of_its_name_is_not_repeated(make, value):
     with pytest.raises(ValueError, match=r"'secret' parameter .* not shown") as caught:
@@ -163,7 +162,7 @@ def test_a_secret_in_the_place_of_its_name_is_not_repeated(make, value):
     [
         f"redis://host/0?password={PASSWORD}",
         f"redis://host/0?password_env={PASSWORD}",
-        f"redis://host/0?password_env={secrets.token_hex(16)}",
+        f"redis://host/0?password_env={'0f' * 16}",
         f"redis://host/0?{PASSWORD}",
         f"redis://host/0?timeout={PASSWORD}",
         f"redis://:{PASSWORD}@host/0",
