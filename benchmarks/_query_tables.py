@@ -116,7 +116,7 @@ def _honest(units: list[Unit]) -> str:
         name = f"{p['method']}, {p['scope']}"
         lines.append([p["data"], name, f"{f['remembered']} ({p['times']}x)", *cells])
     head = ["data", "monitor, scope", "remembered", "shuffled", "near-duplicates"]
-    p = units[0]["params"]
+    p = max((u["params"] for u in units), key=lambda p: sum(p["sessions"].values()))
     counts = ", ".join(f"{n} {kind}" for kind, n in p["sessions"].items())
     return (
         f"Sessions of {p['length']} queries ({counts}), fewer on the table and with "
