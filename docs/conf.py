@@ -1,4 +1,4 @@
-"""Sphinx settings; writes api.rst from the public names before the build."""
+"""Sphinx settings; writes api.rst and pictures of the guide before the build."""
 
 import os
 import sys
@@ -8,10 +8,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import _api  # noqa: E402
+import _figures  # noqa: E402
 
 from sk_advdef._version import __version__  # noqa: E402
 
 (HERE / "api.rst").write_text(_api.page(), encoding="utf-8")
+_figures.draw(HERE / "generated" / "figures")
 
 project = "sk_advdef"
 author = "The sk_advdef developers"

@@ -4,8 +4,10 @@
 """
 
 import ast
+import importlib
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 STORIES = sorted((ROOT / "examples" / "gallery").glob("*.py"))
+#: What the build makes.
+BUILT = ("gallery/", "generated/")
 PUBLIC = {"sk_advdef": sk_advdef.__all__, "sk_advdef.nets": sk_advdef.nets.__all__}
 
 
@@ -58,7 +62,7 @@ def test_links_within_the_documentation_lead_to_pages():
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             page, _, heading = target.partition("#")
-            if ":" in target or not page or page.startswith("gallery/"):
+            if ":" in target or not page or page.startswith(BUILT):
                 continue
             if not (DOCS / page).is_file():
                 broken.append(f"{path.name}: {target}")
@@ -85,3 +89,16 @@ def test_figures_of_choosing_are_results():
     told = number.findall(page)
     assert len(told) > 50
     assert not [figure for figure in told if figure not in known]
+
+
+def test_every_picture_of_the_guide_is_drawn_and_shown(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(DOCS)
+    figures = importlib.import_module("_figures")
+    figures.draw(tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+    assert set(re.findall(r"generated/figures/([\w-]+\.svg)", pages)) == drawn
+    for path in tmp_path.iterdir():
+        root = ElementTree.parse(path).getroot()
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 10
