@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -17,6 +18,10 @@ from sk_advdef._version import __version__
 
 #: Environment variable with the address of the documentation, as built or hosted.
 DOCS = "SK_ADVDEF_DOCS"
+#: What such an address begins with; others, such as javascript:, are no link.
+SCHEMES = ("https://", "http://", "file://")
+#: Characters that it may hold as they are: scikit-learn writes it into an attribute.
+PLAIN = "%/:?#[]@!$&()*+,;=~{}"
 
 
 class Documented(BaseEstimator):
@@ -32,10 +37,10 @@ class Documented(BaseEstimator):
     def _doc_link_template(self) -> str:
         name, docs = type(self).__name__, os.environ.get(DOCS, "").rstrip("/")
         public = getattr(sys.modules.get("sk_advdef"), "__all__", ())
-        if not docs or name not in public:
+        if not docs.lower().startswith(SCHEMES) or name not in public:
             return ""
         # scikit-learn formats it: braces of the address stay what they are
-        address = docs.replace("{", "{{").replace("}", "}}")
+        address = quote(docs, safe=PLAIN).replace("{", "{{").replace("}", "}}")
         return f"{address}/generated/sk_advdef.{name}.html"
 
 

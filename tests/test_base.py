@@ -86,6 +86,17 @@ def test_diagrams_link_to_our_docs(monkeypatch, estimator, docs):
 
 
 @pytest.mark.parametrize("estimator", [BlurSqueezer(), PGD(0.1)])
+def test_an_address_is_an_address_and_nothing_else(monkeypatch, estimator):
+    for docs in ("javascript:alert(1)//", " https://a", "data:text/html,", "docs", "/"):
+        monkeypatch.setenv("SK_ADVDEF_DOCS", docs)
+        assert estimator._get_doc_link() == ""
+    hostile = "https://a/\"' onload=alert(1)><script>alert(1)</script>\n"
+    monkeypatch.setenv("SK_ADVDEF_DOCS", hostile)
+    assert not set("<>\"' \n") & set(estimator._get_doc_link())
+    assert "<script>alert" not in estimator._repr_html_()
+
+
+@pytest.mark.parametrize("estimator", [BlurSqueezer(), PGD(0.1)])
 def test_diagrams_do_not_link_to_another_site(monkeypatch, estimator):
     monkeypatch.delenv("SK_ADVDEF_DOCS", raising=False)
     assert estimator._get_doc_link() == ""

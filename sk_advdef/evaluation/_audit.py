@@ -24,6 +24,7 @@ from sk_advdef.evaluation import _audit_inputs as inputs
 from sk_advdef.evaluation._audit_inputs import AuditError
 from sk_advdef.evaluation._diagnose import diagnose_defense
 from sk_advdef.evaluation._diagnosis import Diagnosis
+from sk_advdef.evaluation._html import visible
 from sk_advdef.evaluation._report import RobustnessReport, _plain, _without_nan
 from sk_advdef.evaluation._robustness import _default_trials, evaluate_robustness
 from sk_advdef.evaluation._telling import TellingRow, telling_rows
@@ -209,7 +210,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         for target, text in targets.items():
             target.write_text(text + "\n", encoding="utf-8")
     except AuditError as error:
-        print(f"sk-advdef audit: {error}", file=sys.stderr)
+        print(visible(f"sk-advdef audit: {error}"), file=sys.stderr)
         return NO_AUDIT
     except Exception:
         # exit code 1 is the verdict's: a crash must not look like one
@@ -217,7 +218,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         print("sk-advdef audit: no audit could be made.", file=sys.stderr)
         return NO_AUDIT
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(found.report, found.diagnosis, found.verdict, sep="\n\n")
-    print("\nWritten:", *targets)
+        print(visible(f"note: {note}"), file=sys.stderr)
+    # a terminal does what control characters tell it
+    said = "\n\n".join(map(str, (found.report, found.diagnosis, found.verdict)))
+    print(visible(said))
+    print("\nWritten:", *(visible(str(target)) for target in targets))
     return FAILED if found.failures else PASSED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import types
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import numpy as np
 
 #: Where types live that a skops file may hold without --trust.
 OWN = "sk_advdef."
+#: Parameters by which a model reads or writes elsewhere, and what does not.
+REACHING = {"memory": None, "store": "memory://"}
 SCALES = ("none", "iqr", "std", "range")
 
 
@@ -84,14 +87,15 @@ def _load_skops(path: Path, trust: bool) -> Any:
             f"{path} is a skops file. Opening it needs skops: pip install skops"
         ) from error
     try:
-        types = io.get_untrusted_types(file=path)
-        foreign = sorted(name for name in types if not is_ours(name))
+        listed = io.get_untrusted_types(file=path)
+        foreign = sorted(name for name in listed if not is_ours(name))
         if foreign and not trust:
             raise AuditError(
                 f"{path} holds types that neither skops nor this package vouches for: "
                 f"{', '.join(foreign)}. Pass --trust if you trust who made it."
             )
-        return io.load(path, trusted=types)
+        model = io.load(path, trusted=listed)
+        return model if trust else without_reach(model)
     except (ImportError, TypeError, ValueError) as error:
         raise AuditError(f"{path} cannot be opened: {error}") from error
 
@@ -110,6 +114,46 @@ def is_ours(name: str) -> bool:
     except (AttributeError, ImportError):
         return False
     return inspect.isclass(found) and found.__module__ == module
+
+
+def without_reach(model: Any) -> Any:
+    """Take away what makes a model read or write elsewhere, with a warning.
+
+    A ``memory`` names a folder whose pickles would be opened, a ``store`` a file to
+    write, or a server that would be sent what an environment variable holds.
+    """
+    waiting: list[Any] = [model]
+    seen: dict[int, Any] = {}
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, (type, types.ModuleType)):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting += one
+        elif isinstance(one, np.ndarray) and one.dtype == object:
+            waiting += one.ravel().tolist()
+        own = getattr(one, "__dict__", None)
+        if isinstance(own, dict):
+            for name in REACHING.keys() & own.keys():
+                _take_away(type(one).__name__, own, name)
+            waiting += own.values()
+    return model
+
+
+def _take_away(owner: str, own: dict[str, Any], name: str) -> None:
+    value, harmless = own[name], REACHING[name]
+    if isinstance(value, type(harmless)) and value == harmless:
+        return
+    own[name] = harmless
+    warnings.warn(
+        f"{name}={value!r} of {owner} was left out, since a model must not make an "
+        "audit read or write elsewhere. Pass --trust if you trust who made the file.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def load_data(path: Path, target: str | None) -> Data:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from sk_advdef.evaluation._html import escaped
 
 SEVERITIES = ("severe", "warning", "note")
 
@@ -144,15 +145,15 @@ class Diagnosis:
         head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in names)
         body = "".join(
             "<tr>"
-            + "".join(f"<td>{html.escape(getattr(f, name))}</td>" for name in names)
+            + "".join(f"<td>{escaped(getattr(f, name))}</td>" for name in names)
             + "</tr>"
             for f in self.findings
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         words = "".join(
-            f"<p>Not checked: {html.escape(text)}</p>" for text in self.not_checked
+            f"<p>Not checked: {escaped(text)}</p>" for text in self.not_checked
         )
-        top = f"<p>{html.escape(self._summary())}</p>"
+        top = f"<p>{escaped(self._summary())}</p>"
         return top + (table if self.findings else "") + words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 import struct
 import zlib
 from typing import Any
@@ -12,12 +13,29 @@ import numpy as np
 
 #: Elements of HTML that have no end; those of SVG have one.
 VOID = {"img", "meta", "link"}
+#: Characters that are not seen, or that turn around those beside them: control
+#: characters but for tab and line feed, formats of bidirectional text, what has no
+#: width, tags, and what no text may hold.
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Markup(str):
     """Text that is HTML already; any other is escaped."""
 
     __slots__ = ()
+
+
+def visible(text: str) -> str:
+    """Write characters that are not seen as Python's escapes of them."""
+    return UNSEEN.sub(lambda one: ascii(one[0])[1:-1], text)
+
+
+def escaped(value: Any) -> str:
+    """Return a value as text within an element or an attribute of HTML."""
+    return html.escape(visible(str(value)))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
@@ -27,7 +45,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     left out.
     """
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -40,7 +58,7 @@ def joined(*children: Any) -> Markup:
     """Put children one after the other, escaped unless they are Markup."""
     return Markup(
         "".join(
-            child if isinstance(child, Markup) else html.escape(str(child))
+            child if isinstance(child, Markup) else escaped(child)
             for child in children
             if child is not None
         )

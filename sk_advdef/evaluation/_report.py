@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from sk_advdef.evaluation._html import escaped
 from sk_advdef.evaluation._intervals import wilson
 
 
@@ -236,11 +236,11 @@ class RobustnessReport:
     def _repr_html_(self) -> str:
         head, *body = self._cells()
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
+            "<tr>" + "".join(f"<td>{escaped(c)}</td>" for c in row) + "</tr>"
             for row in body
         )
-        words = "".join(f"<p>{html.escape(w)}</p>" for w in self._words())
-        top = "".join(f"<th>{html.escape(c)}</th>" for c in head)
+        words = "".join(f"<p>{escaped(w)}</p>" for w in self._words())
+        top = "".join(f"<th>{escaped(c)}</th>" for c in head)
         return (
             f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>{words}"
         )

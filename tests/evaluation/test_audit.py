@@ -13,8 +13,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
@@ -23,7 +24,12 @@ import sk_advdef
 from sk_advdef import Diagnosis
 from sk_advdef.__main__ import _parser, main
 from sk_advdef.evaluation import _audit
-from sk_advdef.evaluation._audit_inputs import is_ours, load_model, sha256
+from sk_advdef.evaluation._audit_inputs import (
+    is_ours,
+    load_model,
+    sha256,
+    without_reach,
+)
 from sk_advdef.evaluation._diagnosis import Finding
 from sk_advdef.evaluation._telling import telling_rows
 from tests._instances import make_rows
@@ -121,6 +127,42 @@ def test_telling_rows_are_rows_of_the_data_that_fool(files, told):
             less = after.copy()
             less[i] = X[at, i]
             assert model.predict(less[None])[0] == y[at]
+
+
+def test_what_a_model_of_others_would_read_or_write_is_left_out(files, tmp_path):
+    X, y = make_rows(n_samples=90)
+    frozen = FrozenEstimator(LogisticRegression(max_iter=1000).fit(X, y))
+    detector = sk_advdef.DensityDetector(random_state=0, contamination=0.1)
+    rejecting = sk_advdef.RejectingClassifier(frozen, detector).fit(X, y)
+    pipe = Pipeline([("model", rejecting)])
+    guard = sk_advdef.GuardedClassifier(FrozenEstimator(pipe), limit="999/second")
+    guard.fit(X, y)
+    expected = guard.predict(X)
+    elsewhere = tmp_path / "elsewhere"
+    rejecting.detector_.memory = pipe.memory = str(elsewhere)
+    guard.store = f"sqlite:///{elsewhere}.db"
+    hiding = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    hiding.kept = {"deep": [(np.array([None, {"a": guard}]),)]}
+    for name, model in {"guard": guard, "hiding": hiding}.items():
+        skops_file(files / f"{name}.skops", model)
+        with pytest.warns(UserWarning, match="was left out") as caught:
+            opened = load_model(files / f"{name}.skops", trust=False)
+        told = [re.match(r"\w+=.*? of (\w+)", str(w.message))[1] for w in caught]
+        assert sorted(told) == ["DensityDetector", "GuardedClassifier", "Pipeline"]
+        if name == "hiding":
+            opened = opened.kept["deep"][0][0][1]["a"]
+        np.testing.assert_array_equal(opened.predict(X), expected)
+        assert not list(tmp_path.iterdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept = load_model(files / "guard.skops", trust=True)
+    assert kept.store == guard.store
+    kept.predict(X)
+    around = [kept]
+    around.append(around)
+    with pytest.warns(UserWarning, match="was left out"):
+        assert without_reach(around)[0].store == "memory://"
+    assert len(list(tmp_path.iterdir())) > 1
 
 
 def skops_file(path, model):
