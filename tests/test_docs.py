@@ -77,6 +77,17 @@ def test_links_within_the_documentation_lead_to_pages():
     assert not broken
 
 
+def test_who_finds_a_fault_finds_where_to_report_it():
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "How to report" in security and "Supported versions" in security
+    links = re.findall(r"\]\(([^)\s]+)\)", security)
+    assert links and all((ROOT / link).is_file() for link in links)
+    assert "](SECURITY.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (DOCS / "security.md").read_text(encoding="utf-8")
+    # else its links would lead out of the documentation
+    assert "../SECURITY.md" in page and ":relative-docs: docs/" in page
+
+
 def test_figures_of_choosing_are_results():
     """A share evaded is a figure of the results, or an accuracy taken from 100."""
     number = re.compile(r"(?<![\d.,])\d+\.\d+(?!\.?\d)")

@@ -103,8 +103,8 @@ class GuardedClassifier(Guarding):
     written only with ``log_inputs``.
 
     *Quiet actions.* An action is quiet if who is suspected cannot tell it from the
-    answer, its form, its time, or a later ``retry_after``. "flag" and "decoy" are; for
-    the others a warning says so, at ``fit`` or the first call.
+    answer, its form, a wait, or a later ``retry_after``. "flag" and "decoy" are; others
+    warn. The time that looking up and logging take can still be measured from nearby.
 
     ``as_module`` looks straight through: hiding is not robustness.
 
