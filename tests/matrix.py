@@ -14,8 +14,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Extras that bring what the package itself imports, beside its dependencies.
-EXTRAS = ("images", "plot", "redis", "serving")
+#: Extras for users: what the package itself imports, and what it is run with.
+EXTRAS = ("dask", "images", "plot", "redis", "serving")
 #: Frames that users hand over.
 FRAMES = ("pandas", "polars")
 
@@ -27,7 +27,9 @@ def floors() -> dict[str, str]:
     asked = [*project["dependencies"], *(line for e in EXTRAS for line in extras[e])]
     asked += [line for line in extras["tests"] if line.startswith(FRAMES)]
     found = dict(line.split(">=") for line in asked if ">=" in line)
-    return {name: version.split(",")[0] for name, version in found.items()}
+    return {
+        name.partition("[")[0]: version.split(",")[0] for name, version in found.items()
+    }
 
 
 def pinned(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from joblib import effective_n_jobs
+from joblib import effective_n_jobs, parallel_config
 from sklearn import config_context, get_config
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, gen_batches, gen_even_slices
@@ -24,7 +24,9 @@ BLOCK = 1 << 19
 
 def run_blocks(run: Callable[[slice], None], blocks: list[slice], n_jobs: Any) -> None:
     """Run a function on all blocks of rows, in threads where that is asked for."""
-    n_threads = min(effective_n_jobs(n_jobs), len(blocks))
+    # A backend for many hosts would count the cores of all of them.
+    with parallel_config(backend="threading"):
+        n_threads = min(effective_n_jobs(n_jobs), len(blocks))
     if n_threads <= 1:
         for rows in blocks:
             run(rows)

@@ -3,13 +3,17 @@
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn
+from joblib import effective_n_jobs, parallel_config
+from joblib.parallel import ThreadingBackend
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import gen_even_slices
 
 from sk_advdef import (
     BitDepthSqueezer,
@@ -19,6 +23,7 @@ from sk_advdef import (
     JpegSqueezer,
     MedianSqueezer,
 )
+from sk_advdef.squeezers import _base
 
 SQUEEZERS = {
     "blur": BlurSqueezer(),
@@ -179,6 +184,33 @@ def test_large_values_are_no_bad_values(name):
 def test_no_threads_at_all_is_an_error():
     with pytest.raises(ValueError, match="n_jobs == 0"):
         BlurSqueezer(n_jobs=0).fit_transform(np.eye(3))
+
+
+class ManyHosts(ThreadingBackend):
+    """A backend that counts cores elsewhere, as dask's does whatever it is asked."""
+
+    default_n_jobs = -1
+
+    def effective_n_jobs(self, n_jobs):
+        return 64
+
+
+@pytest.mark.parametrize("n_jobs, opened", [(None, []), (1, []), (2, [2])])
+def test_cores_of_other_hosts_are_not_counted(n_jobs, opened, monkeypatch):
+    pools, done = [], []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, threads):
+            pools.append(threads)
+            super().__init__(threads)
+
+    monkeypatch.setattr(_base, "ThreadPoolExecutor", Pool)
+    blocks = list(gen_even_slices(8, 8))
+    with parallel_config(backend=ManyHosts()):
+        assert effective_n_jobs(n_jobs) == (1 if n_jobs == 1 else 64)
+        _base.run_blocks(done.append, blocks, n_jobs)
+    assert pools == opened
+    assert sorted(s.start for s in done) == list(range(8))
 
 
 def test_squeezers_in_a_row_are_each_applied_once_in_order():
