@@ -51,16 +51,13 @@ def parsed(body: bytes) -> Any:
 def numbers(values: Any) -> np.ndarray:
     """Return nested lists of finite numbers as an array."""
     if isinstance(values, list):
-        try:
-            # as objects first: where there is a string, NumPy would give each value as
-            # much room as the longest
-            leaves = np.array(values, dtype=object)
-            known = {*map(type, leaves.ravel())} <= {int, float, bool}
-            found = np.array(values if known else None)
-        except (ValueError, OverflowError, RecursionError):
-            found = np.array(None)
-        if found.dtype.kind in "biuf" and np.isfinite(found).all():
-            return found
+        # as objects first: where there is a string, NumPy would give each value as much
+        # room as the longest
+        leaves = np.array(values, dtype=object).ravel()
+        if {*map(type, leaves)} <= {int, float, bool}:
+            found = np.array(values)
+            if found.dtype.kind in "biuf" and np.isfinite(found).all():
+                return found
     raise BadRequest(400, "The rows must be lists of numbers, all of one shape.")
 
 
