@@ -162,8 +162,7 @@ def test_visible():
     )
 
 
-# no class can be named by half a character
-@pytest.mark.parametrize("kind", sorted(HOSTILE.keys() - {"surrogate"}))
+@pytest.mark.parametrize("kind", ["element", "attributes", "ends", "null"])
 def test_diagrams_of_estimators(kind):
     def diagram(word):
         named = type(word.replace("\0", ""), (LogisticRegression,), {})
