@@ -102,7 +102,7 @@ def cluster(processes: int) -> Iterator[None]:
             threads_per_worker=1,
             processes=True,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         ) as workers,
         Client(workers),
     ):

@@ -45,7 +45,7 @@ def client(tmp_path_factory):
             threads_per_worker=1,
             processes=True,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=tmp_path_factory.mktemp("dask"),
         ) as cluster,
         Client(cluster) as client,
