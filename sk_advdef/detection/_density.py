@@ -21,6 +21,7 @@ from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import check_number, check_option, invalid
 from sk_advdef.detection import _densities
 from sk_advdef.detection._base import Detector
+from sk_advdef.detection._blocks import blocks_of
 
 METHODS = (
     "kernel_density",
@@ -295,18 +296,20 @@ class DensityDetector(Detector):
     def _looked(self, X: Any) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield predicted classes, by position, and features of each layer."""
         if self._taps is None:
-            yield self._looked_at_steps(X)
+            yield from map(self._looked_at_steps, blocks_of(X))
             return
         import torch
 
         from sk_advdef._torch._net import locate_net, transformed
 
-        X = transformed(locate_net(self.estimator_)[0], X)
+        before = locate_net(self.estimator_)[0]
         look = self._look([])
-        for rows in gen_batches(len(X), ROWS_AT_A_TIME):
-            with torch.inference_mode():
-                scores, features = look(torch.tensor(X[rows]))
-            yield scores.argmax(dim=1).numpy(), *(f.numpy() for f in features)
+        for block in blocks_of(X):
+            block = transformed(before, block)
+            for rows in gen_batches(len(block), ROWS_AT_A_TIME):
+                with torch.inference_mode():
+                    scores, features = look(torch.tensor(block[rows]))
+                yield scores.argmax(dim=1).numpy(), *(f.numpy() for f in features)
 
     def _looked_at_steps(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         before, last = _steps_of(self.estimator_)

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from sk_advdef._torch._models import is_net
 from sk_advdef._validation import check_number, check_option, invalid, seed_from
 from sk_advdef.detection._base import Detector
+from sk_advdef.detection._blocks import blocks_of
 
 
 def variance(proba: Any) -> Any:
@@ -269,17 +270,19 @@ class DropoutUncertaintyDetector(Detector):
         from sk_advdef._torch._sampled import SampledNet
 
         before, net, n_classes = locate_net(self.estimator_)
-        X = transformed(before, X)
-        sampled = SampledNet(
-            view_of_net(net, n_classes),
-            torch.tensor(X[:2]),
-            n_passes=self.n_passes,
-            seed=self._seed if self.masks == "fixed" else seed_from(None),
-        )
-        for rows in gen_batches(len(X), sampled.rows_at_a_time()):
-            with torch.inference_mode():
-                scores = sampled.scores(torch.tensor(X[rows]))
-            yield scores.cpu().numpy().astype(np.float64)
+        sampled = None
+        for block in blocks_of(X):
+            block = transformed(before, block)
+            sampled = sampled or SampledNet(
+                view_of_net(net, n_classes),
+                torch.tensor(block[:2]),
+                n_passes=self.n_passes,
+                seed=self._seed if self.masks == "fixed" else seed_from(None),
+            )
+            for rows in gen_batches(len(block), sampled.rows_at_a_time()):
+                with torch.inference_mode():
+                    scores = sampled.scores(torch.tensor(block[rows]))
+                yield scores.cpu().numpy().astype(np.float64)
 
     def _raw_statistics(self, X: Any, names: Iterable[str]) -> np.ndarray:
         return np.concatenate([of_passes(block, names) for block in self._passes(X)])
