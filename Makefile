@@ -2,6 +2,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 BENCH_ARGS ?= --quick
+FUZZ_CASES ?= 20000
 # Debian packages that tests marked `service` need.
 SERVICE_PACKAGES ?= chromium redis-server
 
@@ -20,7 +21,7 @@ BENCH := $(VENV)/.installed-bench
 .DELETE_ON_ERROR:
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-services test-benchmarks test-matrix lint format docs bench dist clean
+.PHONY: help demo test test-services test-benchmarks test-matrix fuzz lint format docs bench dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -44,6 +45,9 @@ test-benchmarks: $(BENCH) $(TESTS) ## each benchmark in its quick form
 
 test-matrix: $(TESTS) ## the tests with the oldest and the newest versions; half an hour
 	$(BIN)/python -m tests.matrix
+
+fuzz: $(TESTS) ## FUZZ_CASES odd inputs and parameters for everything that is public
+	SK_ADVDEF_FUZZ=$(FUZZ_CASES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m fuzz tests/fuzz
 
 lint: $(TESTS) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils import (
+    assert_all_finite,
+    check_array,
+    check_consistent_length,
+    column_or_1d,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from sk_advdef._version import __version__
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 #: Environment variable with the address of the documentation, as built or hosted.
 DOCS = "SK_ADVDEF_DOCS"
@@ -44,6 +53,22 @@ class Documented(BaseEstimator):
         return f"{address}/generated/sk_advdef.{name}.html"
 
 
+def all_or_nothing(fit: Fit) -> Fit:
+    """Let a ``fit`` that fails or is interrupted leave the estimator as it was."""
+
+    @functools.wraps(fit)
+    def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(Fit, whole)
+
+
 class Stamped(Documented):
     """A BaseEstimator whose pickles carry the version that wrote them."""
 
@@ -54,6 +79,9 @@ class Stamped(Documented):
         """
         if hasattr(X, "columns") and hasattr(X, "to_numpy"):
             validate_data(self, X, skip_check_array=True, reset=reset)
+            if 0 in X.shape:
+                # refuses it in scikit-learn's words
+                check_array(np.empty(X.shape), estimator=self, input_name="X")
             return X
         return validate_data(
             self, X, reset=reset, dtype=None, allow_nd=True, ensure_all_finite=False
@@ -69,6 +97,15 @@ class Stamped(Documented):
         y = column_or_1d(y, warn=True)
         if y.dtype.kind == "f":
             assert_all_finite(y, input_name="y")
+        elif y.dtype.kind == "O":
+            try:
+                np.unique(y)
+            except TypeError:
+                kinds = sorted({type(label).__name__ for label in y.tolist()})
+                raise TypeError(
+                    "The labels in y must be all strings or all numbers. Got "
+                    f"{', '.join(kinds)} instead."
+                ) from None
         check_classification_targets(y)
         check_consistent_length(X, y)
         return y

@@ -137,7 +137,7 @@ def _shape_of_rows(owner: object, image_shape: Any, width: int) -> tuple[int, ..
 
 def _as_shape(owner: object, image_shape: Any) -> tuple[int, ...]:
     try:
-        shape = tuple(image_shape)
+        shape = () if isinstance(image_shape, bytes) else tuple(image_shape)
     except TypeError:
         shape = ()
     ints = all(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+
+#: Types of numbers, bool among them.
+INTS = (int, np.integer)
+FLOATS = (float, np.floating, *INTS)
 
 
 class InvalidParameterError(ValueError, TypeError):
@@ -39,13 +44,16 @@ def check_number(
 ) -> Any:
     """Return ``value`` if it is a number of the kind and range asked for.
 
-    ``closed`` names the closed ends of the interval; an infinite end is always
-    open. ``otherwise`` ends the sentence on what is allowed, such as ``" or None"``.
+    Numbers are those of Python and NumPy: a Fraction is none, since tensors do not
+    compute with it, and an int that 64 bits do not hold is no float. ``closed`` names
+    the closed ends of the interval; an infinite end is always open. ``otherwise`` ends
+    the sentence on what is allowed, such as ``" or None"``.
     """
-    left = "[" if closed in ("both", "left") and np.isfinite(low) else "("
-    right = "]" if closed in ("both", "right") and np.isfinite(high) else ")"
-    kind = numbers.Integral if integer else numbers.Real
-    ok = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+    left = "[" if closed in ("both", "left") and math.isfinite(low) else "("
+    right = "]" if closed in ("both", "right") and math.isfinite(high) else ")"
+    ok = isinstance(value, INTS if integer else FLOATS) and not isinstance(value, bool)
+    if ok and not integer and isinstance(value, int):
+        ok = -(2**63) <= value < 2**63
     if ok:
         ok = (value >= low if left == "[" else value > low) and (
             value <= high if right == "]" else value < high
@@ -90,6 +98,36 @@ def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def check_classifier(
+    owner: object, name: str, value: Any, methods: tuple[str, ...] = ("fit", "predict")
+) -> None:
+    """Refuse what is no instance of a classifier, fitted or not."""
+    if isinstance(value, type) or not all(hasattr(value, m) for m in methods):
+        allowed = f"a classifier, with {' and '.join(methods)}"
+        raise invalid(owner, name, allowed, value)
+
+
+def check_model(owner: object, value: Any) -> None:
+    """Refuse an ``estimator`` that cannot answer."""
+    check_classifier(owner, "estimator", value, ("predict",))
+
+
+def check_verbose(owner: object, verbose: Any) -> bool:
+    """Return whether progress is to be shown, from a bool or an int from 0 on."""
+    if isinstance(verbose, (bool, np.bool_)):
+        return bool(verbose)
+    kind: dict[str, Any] = {"integer": True, "low": 0, "otherwise": " or a bool"}
+    return bool(check_number(owner, "verbose", verbose, **kind))
+
+
+def check_n_jobs(owner: object, n_jobs: Any) -> None:
+    """Refuse what cannot be a number of jobs."""
+    if n_jobs is not None:
+        check_number(owner, "n_jobs", n_jobs, integer=True, otherwise=" or None")
+        if n_jobs == 0:
+            raise invalid(owner, "n_jobs", "an int other than 0 or None", n_jobs)
+
+
 def seed_from(random_state: Any) -> int:
     """Draw one seed; the global generator of NumPy is never touched.
 
@@ -98,4 +136,11 @@ def seed_from(random_state: Any) -> int:
     """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+    try:
+        generator = check_random_state(random_state)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(
+            "The 'random_state' parameter must be an int in [0, 2**32), a RandomState "
+            f"instance or None. Got {random_state!r} instead."
+        ) from error
+    return int(generator.randint(np.iinfo(np.int32).max))

@@ -16,6 +16,8 @@ __all__ = ["DropoutCNN", "DropoutMLP"]
 
 def _check_widths(owner: object, name: str, widths: Any) -> tuple[int, ...]:
     try:
+        if isinstance(widths, bytes):
+            raise TypeError
         checked = [check_number(owner, name, w, integer=True, low=1) for w in widths]
     except (TypeError, ValueError):
         raise invalid(owner, name, "a tuple of positive ints", widths) from None

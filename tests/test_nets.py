@@ -117,6 +117,7 @@ def test_double_modules_compute_in_double():
         (lambda: DropoutMLP(2, hidden=(0,)), "'hidden' .*tuple of positive ints"),
         (lambda: DropoutMLP(2, hidden=5), "'hidden' .*tuple of positive ints.*Got 5 "),
         (lambda: DropoutMLP(2, hidden=(True,)), "'hidden'"),
+        (lambda: DropoutMLP(2, hidden=b"ab"), "'hidden' .*tuple of positive ints"),
         (lambda: DropoutMLP(2, dropout=1), r"'dropout' .*float in \[0, 1\). Got 1"),
         (lambda: DropoutCNN(1), "'n_classes' parameter of DropoutCNN"),
         (lambda: DropoutCNN(2, dropout=-0.1), "'dropout'"),

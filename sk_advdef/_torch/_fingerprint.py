@@ -55,7 +55,11 @@ def _answer(key: str, compute: Callable[[], Any]) -> Any:
 
 def check_memory_parameter(owner: object, memory: Any) -> None:
     """Refuse what cannot hold anything."""
-    if not (memory is None or isinstance(memory, str) or hasattr(memory, "cache")):
+    if isinstance(memory, str):
+        usable = memory.isprintable() and memory != ""
+    else:
+        usable = memory is None or callable(getattr(memory, "cache", None))
+    if not usable:
         raise invalid(owner, "memory", "a path as str, a joblib.Memory or None", memory)
 
 

@@ -158,7 +158,7 @@ class Behind:
 def for_model(estimator: Any, X: Any) -> Any:
     """Return ``X`` in the only dtype that a bare skorch net takes."""
     if is_skorch(unfrozen(estimator)):
-        return np.asarray(X, dtype=np.float32)
+        return np.asarray(X, dtype=np.float32, order="C")
     return X
 
 

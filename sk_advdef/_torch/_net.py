@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from sk_advdef._base import Stamped
 from sk_advdef._torch._models import is_net, is_skorch, unfrozen
 from sk_advdef._torch._random import seeded
 from sk_advdef._torch._registry import build
+from sk_advdef._torch._resume import Training
 from sk_advdef._validation import seed_from
 
 #: Rows that go through a module at a time.
@@ -210,6 +211,17 @@ def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
         )
 
 
+def _refuse_diverged(net: Any) -> None:
+    """Refuse weights that are no numbers: such a net answers all rows alike."""
+    for name, weight in net.module_.state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise ValueError(
+                f"Training left {name} of {type(net.module_).__name__} with values "
+                f"that are not finite. Lower lr={net.lr!r} of the net or the "
+                "parameters that scale its loss or its steps, or scale X."
+            )
+
+
 class NetClassifier(ClassifierMixin, Stamped):
     """A skorch net with labels of any kind, checked input and own inference.
 
@@ -257,7 +269,7 @@ class NetClassifier(ClassifierMixin, Stamped):
         than ``y`` has.
         """
         X, y = validate_data(
-            self, X, y, dtype=np.float32, allow_nd=True, ensure_min_samples=2
+            self, X, y, dtype=np.float32, order="C", allow_nd=True, ensure_min_samples=2
         )
         check_classification_targets(y)
         self.classes_ = np.unique(y) if classes is None else np.asarray(classes)
@@ -268,13 +280,17 @@ class NetClassifier(ClassifierMixin, Stamped):
             )
         codes = np.searchsorted(self.classes_, y).astype(np.int64)
         net = clone(self.net)
-        with seeded(seed_from(self.random_state)):
+        seed = seed_from(self.random_state)
+        training = Training(net, seed)
+        with seeded(seed), training.watched():
             net.initialize()
             check_output(net, X, len(self.classes_))
             if isinstance(net.criterion_, nn.BCEWithLogitsLoss):
                 codes = codes.astype(np.float32)
             with nullcontext(X) if around is None else around(net, X, codes) as given:
                 net.partial_fit(given, codes)
+                training.raise_if_interrupted()
+        _refuse_diverged(net)
         net.module_.eval()
         self.net_ = net
         return self
@@ -282,7 +298,9 @@ class NetClassifier(ClassifierMixin, Stamped):
     def scores(self, X: Any) -> np.ndarray:
         """Return scores of shape (n_samples, n_classes), logits where there are any."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        X = validate_data(
+            self, X, dtype=np.float32, order="C", allow_nd=True, reset=False
+        )
         return net_scores(self.net_, X, len(self.classes_))
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -359,7 +377,8 @@ def transformed(before: list[Any], X: Any) -> np.ndarray:
     """Pass rows through fitted transformers, to what a net takes."""
     for step in before:
         X = step.transform(X)
-    return check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
+    # torch takes no array that lies backward in memory
+    return check_array(X, dtype=np.float32, order="C", allow_nd=True, input_name="X")
 
 
 def with_adapter(estimator: Any, random_state: Any = None) -> Any:
@@ -403,18 +422,6 @@ def fit_adapted(
         )
     model.fit(X, y, around=partial(around, before=before), **params)
     return pipeline
-
-
-@contextmanager
-def hooked(net: Any, **hooks: Callable[..., Any]) -> Iterator[None]:
-    """Put functions around methods of a net: ``hook(original, *args, **kwargs)``."""
-    try:
-        for name, hook in hooks.items():
-            setattr(net, name, partial(hook, getattr(net, name)))
-        yield
-    finally:
-        for name in hooks:
-            vars(net).pop(name, None)
 
 
 class LiveModel:

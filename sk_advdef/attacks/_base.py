@@ -1,4 +1,4 @@
-"""What every attack shares: the result, the door, and the meaning of success."""
+"""What every attack shares: the result, and the meaning of success."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import column_or_1d
 
 from sk_advdef._base import Documented
 from sk_advdef._torch._models import (
@@ -18,7 +18,7 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
     unfrozen,
 )
-from sk_advdef._validation import check_flag, check_option, invalid
+from sk_advdef._validation import check_flag, check_model, check_option, invalid
 from sk_advdef.attacks._geometry import (
     NORMS,
     check_bounds,
@@ -27,6 +27,7 @@ from sk_advdef.attacks._geometry import (
     lengths,
     limits,
 )
+from sk_advdef.attacks._table import Table
 
 GOALS = ("fool", "reject")
 
@@ -72,159 +73,6 @@ class AttackResult:
     distortion: np.ndarray
 
 
-class Table:
-    """The input at the door: a NumPy array to work on, and the way back.
-
-    ``values`` is float32 or float64. ``restore`` gives rows back in the type and dtype
-    that came in; integers are reached by rounding toward the original value, which
-    keeps the result in the ball.
-    """
-
-    def __init__(self, X: Any, *, keep_text: bool = False) -> None:
-        self._given: Any = X if _is_frame(X) else None
-        #: positions of the numeric columns among all; the others are kept aside
-        self.numeric: Any = _numeric_columns(X, keep_text) if _is_frame(X) else None
-        #: names of all columns, None where there are none
-        self.names: Any = list(X.columns) if _is_frame(X) else None
-        given = X if self.numeric is None else _frame_values(X, self.numeric)
-        given = check_array(given, allow_nd=True, dtype="numeric", input_name="X")
-        self.dtype = given.dtype
-        small = given.dtype in (np.float32, np.float16, np.uint8, np.int8)
-        self.values = given.astype(np.float32 if small else np.float64)
-        # the dtype of each column of a frame, or the one of an array
-        kinds = [self.dtype] if self.numeric is None else _kinds(X, self.numeric)
-        self._kinds = kinds
-        if self.numeric is None:
-            self.numeric = list(range(self.width))
-        self._whole = np.array([k.kind in "iub" for k in kinds])
-        self._narrow = [
-            (i, k)
-            for i, k in enumerate(kinds)
-            if k.kind == "f" and k.itemsize < self.values.itemsize
-        ]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def settle(self, values: np.ndarray, rows: Any) -> np.ndarray:
-        """Round what the given dtypes cannot hold toward the original."""
-        start = self.values[rows]
-        if self._whole.any():
-            whole = start + np.trunc(values - start)
-            values = np.where(self._whole, whole, values)
-        for i, dtype in self._narrow:
-            at = ... if self._given is None else (slice(None), i)
-            values = values.copy()
-            values[at] = _toward(start[at], values[at], dtype)
-        return values
-
-    def restore(self, values: np.ndarray, rows: Any = slice(None)) -> Any:
-        """Return ``values``, settled already, as the given type had these rows."""
-        if self._given is None:
-            return values.astype(self.dtype)
-        return _like_frame(self._given, values, rows, self.numeric)
-
-    @property
-    def width(self) -> int:
-        """Number of columns, with those that are kept aside."""
-        return self.values.shape[1] if self._given is None else len(self.names)
-
-    @property
-    def whole(self) -> np.ndarray:
-        """Which numeric columns are of an integer or bool dtype."""
-        return np.broadcast_to(self._whole, self.values.shape[1:])
-
-    def kind(self, at: int) -> np.dtype:
-        """Return the dtype that a numeric column came in."""
-        return self._kinds[at if len(self._kinds) > 1 else 0]
-
-    def cast(self, values: np.ndarray, at: int) -> np.ndarray:
-        """Round float64 values of one column to what its dtype holds."""
-        kind = self.kind(at)
-        cast = values.astype(kind) if kind.kind == "f" else values
-        return cast.astype(self.values.dtype)
-
-    def same_text(self, other: Table) -> np.ndarray:
-        """Tell for each row whether what is kept aside is the same in both."""
-        same = np.ones(len(self), dtype=bool)
-        if self._given is None:
-            return same
-        for i in set(range(len(self.names))) - set(self.numeric):
-            name = self.names[i]
-            mine, theirs = np.asarray(self._given[name]), np.asarray(other._given[name])
-            same &= np.equal(mine, theirs, dtype=object).astype(bool)
-        return same
-
-
-def _is_frame(X: Any) -> bool:
-    return hasattr(X, "columns") and hasattr(X, "to_numpy")
-
-
-def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    cast = values.astype(dtype)
-    far = np.abs(cast.astype(np.float64) - start) > np.abs(
-        values.astype(np.float64) - start
-    )
-    return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
-
-
-def _numeric_columns(X: Any, keep_text: bool) -> list[int]:
-    numeric = [i for i, t in enumerate(_dtypes(X)) if _numeric(t)]
-    if len(numeric) < len(X.columns) and not keep_text:
-        bad = [c for i, c in enumerate(X.columns) if i not in numeric]
-        raise ValueError(
-            f"The columns {bad} of X are not numeric. An attack changes numbers: "
-            "encode them first, and attack the model behind the encoder, or pass a "
-            "FeatureSpace as space, which keeps them as they are."
-        )
-    return numeric
-
-
-def _frame_values(X: Any, numeric: list[int]) -> np.ndarray:
-    if len(numeric) < len(X.columns):
-        X = X.iloc[:, numeric] if hasattr(X, "iloc") else X[:, numeric]
-    return np.asarray(X.to_numpy())
-
-
-def _dtypes(X: Any) -> list[Any]:
-    return list(X.dtypes)
-
-
-def _numeric(dtype: Any) -> bool:
-    try:
-        return _kind(dtype).kind in "iufb"
-    except TypeError:
-        return False
-
-
-def _kind(dtype: Any) -> np.dtype:
-    name = str(dtype).lower()
-    return np.dtype("bool" if name == "boolean" else name)
-
-
-def _kinds(X: Any, numeric: list[int]) -> list[np.dtype]:
-    dtypes = _dtypes(X)
-    return [_kind(dtypes[i]) for i in numeric]
-
-
-def _like_frame(X: Any, values: np.ndarray, rows: Any, numeric: list[int]) -> Any:
-    if hasattr(X, "iloc"):
-        first = X.dtypes.iloc[0]
-        # one block of NumPy's is made at once: a call for each column takes far longer
-        if isinstance(first, np.dtype) and (X.dtypes == first).all():
-            index = X.index[rows]
-            return type(X)(values.astype(first), index=index, columns=X.columns)
-        part = X.iloc[rows].copy()
-        for at, i in enumerate(numeric):
-            part.isetitem(i, values[:, at].astype(X.dtypes.iloc[i]))
-        return part
-    columns = [X[name][rows] for name in X.columns]
-    for at, i in enumerate(numeric):
-        old = columns[i]
-        columns[i] = type(old)(old.name, values[:, at]).cast(old.dtype)
-    return type(X)(columns)
-
-
 class Problem:
     """One call of ``run``: the model, the rows, their labels, and who counts as fooled.
 
@@ -233,6 +81,7 @@ class Problem:
     """
 
     def __init__(self, attack: Any, estimator: Any, X: Any, y: Any) -> None:
+        check_model(attack, estimator)
         self.attack = attack
         self.estimator = estimator
         #: what answers, and what must not be alarmed (None where nothing rejects)
@@ -261,7 +110,7 @@ class Problem:
         if space is None:
             assert box is not None
             # within an L2 ball, too, no feature moves further than eps
-            self.lower, self.upper = limits(self.X, self.eps, *box)
+            self.lower, self.upper = limits(self.X, self.eps, *self.table.held(*box))
         else:
             self._obey(space, box)
         self.classes = classes_of(estimator)
@@ -287,8 +136,7 @@ class Problem:
             raise ValueError(
                 f"X has {len(self.X)} rows and y has {len(self.y)} labels."
             )
-        at = np.searchsorted(self.classes, self.y).clip(0, len(self.classes) - 1)
-        self.columns = np.where(self.classes[at] == self.y, at, -1)
+        self.columns = _columns_of(self.y, self.classes)
         if self.targeted and (self.columns < 0).any():
             unknown = np.unique(self.y[self.columns < 0])
             raise ValueError(
@@ -376,6 +224,19 @@ class Problem:
         """Pack what was found."""
         distortion = lengths(values.astype(np.float64) - self.X, self.norm)
         return AttackResult(self.table.restore(values), fooled, n_queries, distortion)
+
+
+def _columns_of(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the column of each label, -1 for one that the model does not know."""
+    try:
+        at = np.searchsorted(classes, y).clip(0, len(classes) - 1)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in y.tolist()})
+        raise TypeError(
+            "The labels in y must be of the kind of the model's classes, "
+            f"{classes[:5].tolist()}. Got {', '.join(kinds)} instead."
+        ) from None
+    return np.where(classes[at] == y, at, -1)
 
 
 def space_of(attack: Any) -> Any:

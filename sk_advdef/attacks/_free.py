@@ -23,7 +23,7 @@ def without_ball(problem: Problem) -> Problem:
         box = check_bounds(problem.attack, problem.attack.bounds, problem.X)
     if space is None:
         assert box is not None
-        free.lower, free.upper = limits(problem.X, free.eps, *box)
+        free.lower, free.upper = limits(problem.X, free.eps, *problem.table.held(*box))
     else:
         from sk_advdef.attacks._space_rules import Rules
 

@@ -79,7 +79,7 @@ def sigma_zero(
     delta = torch.zeros_like(start)
     m, v = torch.zeros_like(delta), torch.zeros_like(delta)
     for step in range(steps + 1):
-        delta = delta.detach().requires_grad_(step < steps)
+        delta = delta.detach().requires_grad_(bool(step < steps))
         x = clip(start + unit * delta, lower, upper)
         ahead = margin(view(x), wanted)
         fooled = ahead.detach() > lead

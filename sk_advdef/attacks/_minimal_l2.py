@@ -38,7 +38,7 @@ def deepfool(
     passes = torch.zeros(len(x), dtype=torch.int64)
     rows = torch.arange(len(x))
     for step in range(steps + 1):
-        x = x.detach().requires_grad_(step < steps)
+        x = x.detach().requires_grad_(bool(step < steps))
         scores = view(x)
         passes[rows] += 1
         done = margin(scores.detach(), wanted[rows]) > lead
@@ -102,7 +102,7 @@ def ddn(
     shortest = torch.full((len(x),), torch.inf, dtype=x.dtype)
     eps = torch.full_like(shortest, init_eps)
     for step in range(steps + 1):
-        x = x.detach().requires_grad_(step < steps)
+        x = x.detach().requires_grad_(bool(step < steps))
         scores = view(x)
         fooled = margin(scores.detach(), wanted) > lead
         delta = x.detach() - start

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sk_advdef._validation import check_number, check_option, invalid
-from sk_advdef.attacks._base import Table
 from sk_advdef.attacks._space_rules import Rules
+from sk_advdef.attacks._table import Table
 
 SCALES = ("iqr", "std", "range")
 
@@ -127,12 +127,15 @@ class FeatureSpace:
             )
             set_(self, "max_changed", int(k))
         if self.feature_names is not None:
-            names = tuple(self.feature_names)
-            if len(set(names)) < len(names):
+            names = self.feature_names
+            try:
+                names = tuple(names)
+                told = len(set(names)) == len(names)
+            except TypeError:  # no sequence, or of what has no hash
+                told = False
+            if isinstance(self.feature_names, (str, bytes)) or not told:
                 allowed = "None or a sequence of different names"
-                raise invalid(
-                    "FeatureSpace", "feature_names", allowed, self.feature_names
-                )
+                raise invalid("FeatureSpace", "feature_names", allowed, names)
             set_(self, "feature_names", names)
 
     def __repr__(self) -> str:
@@ -200,6 +203,11 @@ class FeatureSpace:
         table = Table(X, keep_text=True)
         if table.names is None:
             table.names = self.feature_names
+            if table.names is not None and len(table.names) != table.width:
+                raise ValueError(
+                    f"feature_names of FeatureSpace has {len(table.names)} names for "
+                    f"the {table.width} columns of X."
+                )
         return table
 
     def check(self, X: Any) -> None:
@@ -285,9 +293,20 @@ def _column(name: Any) -> Any:
 
 
 def _columns(parameter: str, given: Any) -> tuple[Any, ...]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    try:
+        columns = () if given is None else tuple(given)
+        named = given is not None and all(map(_is_name, columns))
+    except TypeError:
+        named = False
+    if isinstance(given, (str, bytes)) or not named:
         raise invalid("FeatureSpace", parameter, "a sequence of columns", given)
-    return tuple(_column(name) for name in given)
+    return tuple(_column(name) for name in columns)
+
+
+def _is_name(name: Any) -> bool:
+    """Whether this may be the name of a column, as frames have them, or its number."""
+    hash(name)
+    return isinstance(name == name, (bool, np.bool_))
 
 
 def _mapping(given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -343,9 +362,13 @@ def _bounds(given: Any) -> Any:
 
 def _groups(given: Any) -> tuple[tuple[Any, ...], ...]:
     allowed = "a sequence of groups of at least two columns, no column twice"
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    try:
+        parts = None if isinstance(given, (str, bytes)) else tuple(given)
+    except TypeError:
+        parts = None
+    if parts is None:
         raise invalid("FeatureSpace", "one_hot", allowed, given)
-    groups = tuple(_columns("one_hot", group) for group in given)
+    groups = tuple(_columns("one_hot", group) for group in parts)
     members = [name for group in groups for name in group]
     if len(set(members)) < len(members) or min(map(len, groups), default=2) < 2:
         raise invalid("FeatureSpace", "one_hot", allowed, given)
@@ -356,7 +379,7 @@ def _relations(given: Any) -> Named:
     try:
         found = {
             name: Named({n: float(w) for n, w in _mapping(parts).items()})
-            for name, parts in _mapping(given or {}).items()
+            for name, parts in _mapping({} if given is None else given).items()
         }
         if not all(np.isfinite(list(parts.values())).all() for parts in found.values()):
             raise ValueError

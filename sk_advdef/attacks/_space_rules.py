@@ -187,7 +187,7 @@ class Rules:
     def _set_limits(self, space: Any) -> None:
         X = self.X
         eps = np.where(self.is_hot & (self.eps > 0), 1.0, self.eps)
-        lower, upper = limits(X, eps, self.low, self.high)
+        lower, upper = limits(X, eps, *self.table.held(self.low, self.high))
         stays_up = self._mask("increasing", space.increasing) | self.frozen
         stays_down = self._mask("decreasing", space.decreasing) | self.frozen
         lower = np.where(stays_up, X, lower)

@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import classes_of, is_net
 from sk_advdef._validation import check_number, invalid, seed_from
-from sk_advdef.attacks._base import Attack, AttackResult, Problem, Table
+from sk_advdef.attacks._base import Attack, AttackResult, Problem
 from sk_advdef.attacks._free import without_ball
+from sk_advdef.attacks._table import Table
 
 #: Most times that the surrogate learns, from the second on of its own failures.
 ROUNDS = 4
@@ -149,6 +150,8 @@ class Transfer(Attack):
         """
         if not isinstance(self.attack, Attack):
             raise invalid(self, "attack", "an attack of this package", self.attack)
+        if self.surrogate is not None and not hasattr(self.surrogate, "predict"):
+            raise invalid(self, "surrogate", "a classifier or None", self.surrogate)
         return super().run(estimator, X, y)
 
     def _search(

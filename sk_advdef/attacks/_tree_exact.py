@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import torch_generators_kept
-from sk_advdef._validation import check_number
+from sk_advdef._validation import check_n_jobs, check_number
 from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._tree_result import TreeExactResult
 from sk_advdef.attacks._tree_solver import Solver, Verdict
@@ -163,9 +163,10 @@ class TreeExact(Attack):
         ensemble = read(model)
         solver = Solver(problem, ensemble, steps, model)
         _agree(problem, solver, rows)
+        check_n_jobs(self, self.n_jobs)
         n_jobs = effective_n_jobs(self.n_jobs)
         parts = np.array_split(rows, min(len(rows), 8 * n_jobs if n_jobs > 1 else 1))
-        with tqdm(total=len(rows), disable=not self.verbose, desc="TreeExact") as bar:
+        with progress(self, self.verbose, total=len(rows), desc="TreeExact") as bar:
             if n_jobs == 1:
                 for row in rows:
                     yield solver.decide(row, limit)

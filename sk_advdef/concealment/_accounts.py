@@ -14,7 +14,9 @@ SIZE = 16
 ALLOWED = "None, a str, bytes or an int, or one of these a row"
 
 
-def account_id(owner: object, account: Any, key: bytes = b"") -> bytes:
+def account_id(
+    owner: object, account: Any, key: bytes = b"", *, parameter: str = "account"
+) -> bytes:
     """Return the 16 bytes that stand for an account; equal names of one kind agree."""
     if account is None:
         name = b"-"
@@ -25,7 +27,9 @@ def account_id(owner: object, account: Any, key: bytes = b"") -> bytes:
     elif isinstance(account, numbers.Integral) and not isinstance(account, bool):
         name = b"i%d" % int(account)
     else:
-        raise invalid(owner, "account", ALLOWED, account)
+        several = "a sequence of accounts, each None, a str, bytes or an int"
+        allowed = ALLOWED if parameter == "account" else several
+        raise invalid(owner, parameter, allowed, account)
     return blake2b(name, key=key, digest_size=SIZE).digest()
 
 

@@ -86,7 +86,9 @@ class Comparing(Stamped):
     ) -> np.ndarray:
         self.encoder_ = None
         if self.encoder is not None:
-            if not hasattr(self.encoder, "transform"):
+            if not (
+                hasattr(self.encoder, "fit") and hasattr(self.encoder, "transform")
+            ):
                 raise invalid(self, "encoder", "a transformer or None", self.encoder)
             shaped = rows.reshape(len(rows), *self._row_shape)
             frozen = is_frozen(self.encoder)

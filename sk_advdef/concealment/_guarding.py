@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,10 +79,17 @@ class Guarding(WrappingClassifier):
                 low=1,
                 otherwise=" or None",
             )
-        if isinstance(self.allow, (str, bytes)) or not hasattr(self.allow, "__iter__"):
-            raise invalid(self, "allow", "a sequence of accounts", self.allow)
-        for account in self.allow:
-            account_id(self, account)
+        allow = self.allow
+        # an iterator would be used up by the first look at it
+        several = (
+            np.ndim(allow)
+            if isinstance(allow, np.ndarray)
+            else (isinstance(allow, Iterable) and not isinstance(allow, Iterator))
+        )
+        if isinstance(allow, (str, bytes)) or not several:
+            raise invalid(self, "allow", "a sequence of accounts", allow)
+        for account in allow:
+            account_id(self, account, parameter="allow")
         if self.clock is not None and not callable(self.clock):
             raise invalid(self, "clock", "a callable or None", self.clock)
         if not isinstance(unfrozen(self.monitor), (SimilarQueryDetector, type(None))):

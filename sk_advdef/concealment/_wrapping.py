@@ -22,7 +22,7 @@ from sk_advdef._torch._models import (
     unfrozen,
 )
 from sk_advdef._torch._registry import build, missing_view
-from sk_advdef._validation import invalid
+from sk_advdef._validation import check_classifier
 
 logger = logging.getLogger("sk_advdef.concealment")
 
@@ -96,8 +96,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     def _fit_model(self, X: Any, y: Any) -> Any:
         """Fit a clone of the estimator, or take the frozen one; return checked rows."""
         self._check_parameters()
-        if not hasattr(self.estimator, "predict"):
-            raise invalid(self, "estimator", "a classifier", self.estimator)
+        check_classifier(self, "estimator", self.estimator)
         X = self._inputs(X, reset=True)
         if is_frozen(self.estimator):
             self.estimator_ = self.estimator
@@ -157,7 +156,10 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         model = self._model
         try:
             with torch_generators_kept():
-                return np.asarray(getattr(model, method)(for_model(model, X)))
+                answers = np.asarray(getattr(model, method)(for_model(model, X)))
+            if answers.dtype.kind == "f" and np.isnan(answers).any():
+                raise ValueError(f"{method} answers NaN")
+            return answers
         except Exception:
             logger.exception("%s of %s failed", method, type(unfrozen(model)).__name__)
         # raised outside the handler, lest the model's error hang on to this one

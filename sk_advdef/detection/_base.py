@@ -12,14 +12,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from sk_advdef._base import Stamped
+from sk_advdef._base import Stamped, all_or_nothing
 from sk_advdef._torch._fingerprint import (
     check_memory_parameter,
     fingerprint,
     remembered,
 )
 from sk_advdef._torch._models import is_frozen, is_net
-from sk_advdef._validation import check_number, seed_from
+from sk_advdef._validation import check_classifier, check_number, seed_from
 from sk_advdef.detection._threshold import conformal_offset, one_split
 
 #: Parameters that change nothing of what is learned; the seed counts by itself.
@@ -27,6 +27,20 @@ _NO_MATTER = ("contamination", "memory", "prior", "random_state")
 
 #: Parameters that change nothing of the scores, once there is a model.
 _OF_THRESHOLD = {*_NO_MATTER, "cv", "estimator"}
+
+
+#: Scores further from 0 say no more than that a row is as far away as can be.
+FARTHEST = 1e200
+
+
+def finite_scores(owner: Any, scores: np.ndarray) -> np.ndarray:
+    """Return scores without infinities, and refuse rows that the model cannot score."""
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{type(owner).__name__} has no score for some rows of X: its model "
+            "answers NaN. Values of X may be too large for it."
+        )
+    return np.clip(scores, -FARTHEST, FARTHEST)
 
 
 class Detector(OutlierMixin, Stamped):
@@ -49,6 +63,8 @@ class Detector(OutlierMixin, Stamped):
             self, "contamination", self.contamination, low=0, high=0.5, closed="right"
         )
         check_memory_parameter(self, self._memory())
+        if self.estimator is not None:
+            check_classifier(self, "estimator", self.estimator)
 
     def _default_estimator(self, y: Any) -> Any:
         return LogisticRegression(max_iter=1000)
@@ -82,6 +98,7 @@ class Detector(OutlierMixin, Stamped):
         tags.input_tags.three_d_array = True
         return tags
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> Any:
         """Fit the model on a part of the rows and the threshold on the rest.
 
@@ -105,7 +122,7 @@ class Detector(OutlierMixin, Stamped):
         self._check_parameters()
         X = self._rows(X, reset=True)
         frozen = is_frozen(self.estimator)
-        if not frozen:
+        if not frozen or y is not None:
             y = self._labels(
                 X, y, " To watch a model without y, pass FrozenEstimator(fitted_model)."
             )
@@ -129,7 +146,7 @@ class Detector(OutlierMixin, Stamped):
             learned = {name: getattr(self, name) for name in self._learned}
             if frozen:
                 del learned["estimator_"]
-            return learned, self._raw_scores(held)
+            return learned, finite_scores(self, self._raw_scores(held))
 
         learned, scores = remembered(self._memory(), key, compute)
         for name, value in learned.items():
@@ -171,14 +188,15 @@ class Detector(OutlierMixin, Stamped):
     def _scored(self, X: Any) -> np.ndarray:
         """Return raw scores, from the memory where they are known there."""
         if self._is_fresh():
-            return self._raw_scores(X)
+            return finite_scores(self, self._raw_scores(X))
 
         def key() -> str:
             names = {*self.get_params(deep=False), *self._learned} - _OF_THRESHOLD
             state = {name: getattr(self, name) for name in names}
             return fingerprint("scores", type(self), state, X)
 
-        return remembered(self._memory(), key, lambda: self._raw_scores(X))
+        raw = remembered(self._memory(), key, lambda: self._raw_scores(X))
+        return finite_scores(self, raw)
 
     def _set_aside(self, X: Any, y: Any, seed: int) -> tuple[Any, Any]:
         """Return the part to learn from, and the rows of the threshold, with labels.

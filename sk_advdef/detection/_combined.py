@@ -19,7 +19,7 @@ from sk_advdef._torch._models import class_scores, is_frozen, is_net, unfrozen
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import check_number, invalid
 from sk_advdef.attacks._base import Attack
-from sk_advdef.detection._base import Detector, _rows_of
+from sk_advdef.detection._base import Detector, _rows_of, finite_scores
 from sk_advdef.detection._dropout import DropoutUncertaintyDetector, differentiable
 from sk_advdef.detection._lesson import (
     GENUINE,
@@ -262,14 +262,21 @@ class CombinedDetector(Detector, _BaseComposition):
         self : CombinedDetector
             The detector.
         """
-        self._set_params("detectors", **params)
+        try:
+            self._set_params("detectors", **params)
+        except ValueError as error:
+            self._refuse_unnamed(error)
+            raise
         return self
+
+    def _refuse_unnamed(self, cause: Exception | None = None) -> None:
+        if not _are_named_detectors(self.detectors):
+            allowed = "a list of (name, detector of this package), not empty"
+            raise invalid(self, "detectors", allowed, self.detectors) from cause
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if not _are_named_detectors(self.detectors):
-            allowed = "a list of (name, detector of this package), not empty"
-            raise invalid(self, "detectors", allowed, self.detectors)
+        self._refuse_unnamed()
         self._validate_names([name for name, _ in self.detectors])
         given = self.attack if isinstance(self.attack, (list, tuple)) else [self.attack]
         if self.attack is not None and not (
@@ -417,6 +424,7 @@ class CombinedDetector(Detector, _BaseComposition):
                 found = -inner[0]._raw_statistics(X, names)
             else:
                 found = inner[0]._raw_scores(X)[:, None]
+            found = finite_scores(self, found)
             columns |= dict(zip(group, found.T, strict=True))
         return np.stack([columns[i] for i in range(len(columns))], axis=1)
 

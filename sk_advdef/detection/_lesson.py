@@ -13,9 +13,10 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._torch._fingerprint import fingerprint, remembered
 from sk_advdef._torch._registry import has_view
-from sk_advdef.attacks._base import Attack, Table
+from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import Table
 
 #: Successes of an attack from which on its failures are left out.
 FEWEST = 10

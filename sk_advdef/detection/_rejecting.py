@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from sk_advdef._base import Stamped
+from sk_advdef._base import Stamped, all_or_nothing
 from sk_advdef._torch._models import (
     classes_of,
     is_frozen,
@@ -20,7 +20,7 @@ from sk_advdef._torch._models import (
     unfrozen,
 )
 from sk_advdef._torch._registry import missing_view
-from sk_advdef._validation import seed_from
+from sk_advdef._validation import check_classifier, check_number, seed_from
 from sk_advdef.detection._base import Detector
 from sk_advdef.detection._threshold import one_split
 
@@ -122,6 +122,7 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         own = getattr(detector, "_missing_suspicion", None)
         return None if own is None else own()
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> RejectingClassifier:
         """Fit the classifier, and the detector on rows that it has not seen.
 
@@ -138,6 +139,7 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         self : RejectingClassifier
             The fitted classifier.
         """
+        check_classifier(self, "estimator", self.estimator)
         X = self._rows(X, reset=True)
         detector = self.detector
         if not is_frozen(detector) and not isinstance(detector, Detector):
@@ -193,6 +195,8 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 f"than the labels {classes.tolist()}. Take a "
                 f"{'string' if text else 'number'}."
             )
+        elif not text:
+            check_number(self, "reject_label", label, otherwise=', a string or "auto"')
         if label in classes:
             raise ValueError(
                 f"reject_label={label!r} of RejectingClassifier is among the labels "

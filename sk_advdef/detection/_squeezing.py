@@ -217,7 +217,11 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         self : FeatureSqueezingDetector
             The detector.
         """
-        self._set_params("squeezers", **params)
+        try:
+            self._set_params("squeezers", **params)
+        except ValueError as error:
+            self._refuse_unnamed(error)
+            raise
         return self
 
     def _check_parameters(self) -> None:
@@ -229,9 +233,10 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
                 "or wrap it in CalibratedClassifierCV."
             )
         if self.squeezers is not None:
-            self._check_squeezers()
+            self._refuse_unnamed()
+            self._validate_names([name for name, _ in self.squeezers])
 
-    def _check_squeezers(self) -> None:
+    def _refuse_unnamed(self, cause: Exception | None = None) -> None:
         given = self.squeezers
         named = isinstance(given, (list, tuple)) and all(
             isinstance(pair, (list, tuple))
@@ -243,8 +248,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         )
         if not (named and given):
             allowed = "a list of (name, transformer), not empty, or None"
-            raise invalid(self, "squeezers", allowed, given)
-        self._validate_names([name for name, _ in given])
+            raise invalid(self, "squeezers", allowed, given) from cause
 
     def _learns(self, X: Any) -> bool:
         bytes_given = getattr(X, "dtype", None) == np.uint8

@@ -26,7 +26,8 @@ def conformal_offset(scores: np.ndarray, contamination: float) -> float:
     """
     rank = math.floor(contamination * (len(scores) + 1) * (1 + 1e-12))
     if rank < 1:
-        needed = math.ceil(1 / contamination - 1 - 1e-9)
+        # the share may be so small that its inverse is infinite
+        needed = math.ceil(min(1 / contamination - 1 - 1e-9, 2**53))
         warnings.warn(
             f"{len(scores)} held-out rows cannot tell a share of {contamination:g}: "
             f"nothing will be flagged. At least {needed} are needed.",
@@ -46,7 +47,8 @@ def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]
     """Split rows once: positions to fit the model on, and positions held out."""
     X, y = indexable(X, y)
     labels = column_or_1d(y)
-    if hasattr(cv, "split") and not isinstance(cv, str):
+    # text, bytes and tensors have a split of another kind
+    if hasattr(cv, "split") and not (isinstance(cv, type) or hasattr(cv, "__len__")):
         return next(iter(cv.split(X, labels)))
     counts = np.unique(labels, return_counts=True)[1]
     n = len(labels)

@@ -8,7 +8,8 @@ import inspect
 import types
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,23 @@ def load_model(path: Path, *, trust: bool) -> Any:
 
 
 def _is_skops(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "schema.json" in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "schema.json" in archive.namelist()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say that a file cannot be read, whatever its bytes made the reader raise."""
+    try:
+        yield
+    except AuditError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise AuditError(f"{path} cannot be read: {kind}: {error}") from error
 
 
 def _load_pickle(path: Path, trust: bool) -> Any:
@@ -70,13 +84,14 @@ def _load_pickle(path: Path, trust: bool) -> Any:
         )
     import joblib
 
-    try:
-        return joblib.load(path)
-    except ModuleNotFoundError as error:
-        raise AuditError(
-            f"{path} needs {error.name}, which cannot be imported. Run `python -m "
-            "sk_advdef audit` from the folder that holds it, or install it."
-        ) from error
+    with _reading(path):
+        try:
+            return joblib.load(path)
+        except ModuleNotFoundError as error:
+            raise AuditError(
+                f"{path} needs {error.name}, which cannot be imported. Run `python -m "
+                "sk_advdef audit` from the folder that holds it, or install it."
+            ) from error
 
 
 def _load_skops(path: Path, trust: bool) -> Any:
@@ -86,7 +101,7 @@ def _load_skops(path: Path, trust: bool) -> Any:
         raise AuditError(
             f"{path} is a skops file. Opening it needs skops: pip install skops"
         ) from error
-    try:
+    with _reading(path):
         listed = io.get_untrusted_types(file=path)
         foreign = sorted(name for name in listed if not is_ours(name))
         if foreign and not trust:
@@ -96,8 +111,6 @@ def _load_skops(path: Path, trust: bool) -> Any:
             )
         model = io.load(path, trusted=listed)
         return model if trust else without_reach(model)
-    except (ImportError, TypeError, ValueError) as error:
-        raise AuditError(f"{path} cannot be opened: {error}") from error
 
 
 def is_ours(name: str) -> bool:
@@ -161,28 +174,40 @@ def load_data(path: Path, target: str | None) -> Data:
     if not path.is_file():
         raise AuditError(f"There is no file {path}.")
     if path.suffix == ".npz":
-        return _from_npz(path, target)
+        return _of_one_length(path, _from_npz(path, target))
     if path.suffix == ".csv":
-        return _from_csv(path, target)
+        return _of_one_length(path, _from_csv(path, target))
     raise AuditError(
         f"{path} must be an .npz file with X and y, or a .csv file with a line of "
         f"names and --target. Got {path.suffix or 'no suffix'} instead."
     )
 
 
+def _of_one_length(path: Path, data: Data) -> Data:
+    X, y = np.shape(data.X), np.shape(data.y)
+    if len(X) < 2 or len(y) != 1 or X[0] != y[0] or 0 in X:
+        raise AuditError(
+            f"{path} must hold at least one row of features or one stacked image, and "
+            f"a label for each. Got rows of shape {X} and labels of shape {y}."
+        )
+    return data
+
+
 def _from_npz(path: Path, target: str | None) -> Data:
     name = "y" if target is None else target
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"X", name} - set(arrays.files)
-            if missing:
-                raise AuditError(
-                    f"{path} has no array {sorted(missing)}; it holds {arrays.files}. "
-                    "Write it with np.savez(path, X=X, y=y)."
-                )
-            return Data(arrays["X"], arrays[name])
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise AuditError(f"{path} cannot be read: {error}") from error
+    with (
+        _reading(path),
+        # NumPy leaves a file open that it was to open itself and cannot read
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        missing = {"X", name} - set(arrays.files)
+        if missing:
+            raise AuditError(
+                f"{path} has no array {sorted(missing)}; it holds {arrays.files}. "
+                "Write it with np.savez(path, X=X, y=y)."
+            )
+        return Data(arrays["X"], arrays[name])
 
 
 def _from_csv(path: Path, target: str | None) -> Data:
@@ -192,7 +217,8 @@ def _from_csv(path: Path, target: str | None) -> Data:
         raise AuditError(
             "Reading .csv needs pandas: pip install pandas. Or save X and y as .npz."
         ) from error
-    frame = pd.read_csv(path)
+    with _reading(path):
+        frame = pd.read_csv(path)
     if target is None or target not in frame.columns:
         raise AuditError(
             f"--target must be the column of labels, one of {list(frame.columns)}. "
@@ -249,6 +275,12 @@ def threat_of(
     or "none".
     """
     values = numbers_of(data.X)
+    if not np.isfinite(values).all():
+        raise AuditError(
+            "Some values of the data are missing or infinite, and an audit changes "
+            "numbers: leave these rows out, or impute them and audit the model behind "
+            "the imputer."
+        )
     reach: Any = eps
     if scale != "none":
         from sk_advdef.attacks._space import _scale
@@ -272,9 +304,12 @@ def _box(bounds: str, values: np.ndarray) -> Any:
         return values.min(axis=0), values.max(axis=0)
     try:
         low, high = (float(part) for part in bounds.split(","))
+        if not low < high:
+            raise ValueError(bounds)
     except ValueError as error:
         raise AuditError(
-            f"--bounds must be LOW,HIGH or data or none. Got {bounds!r} instead."
+            "--bounds must be LOW,HIGH with LOW below HIGH, or data, or none. "
+            f"Got {bounds!r} instead."
         ) from error
     return low, high
 

@@ -13,9 +13,9 @@ from sk_advdef._torch._models import (
     rejection_of,
     torch_generators_kept,
 )
-from sk_advdef._validation import check_option
-from sk_advdef.attacks._base import Table
+from sk_advdef._validation import check_model, check_option
 from sk_advdef.attacks._geometry import NORMS, check_eps
+from sk_advdef.attacks._table import Table, as_rows
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
@@ -110,8 +110,9 @@ def certified_rows(
     estimator: Any, X: Any, y: Any, eps: Any, *, norm: str = "linf", bounds: Any
 ) -> np.ndarray:
     """Tell for each row whether it is right and proved to stay so."""
+    check_model(NAME, estimator)
     check_option(NAME, "norm", norm, NORMS)
-    y = column_or_1d(y)
+    X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
     if rejection_of(estimator) is not None:
         raise ValueError(

@@ -31,6 +31,7 @@ from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, check_option
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._pgd import PGD
+from sk_advdef.attacks._table import as_rows
 from sk_advdef.evaluation._scores import (
     as_attacks,
     check_threat,
@@ -263,6 +264,7 @@ def rejection_robust_error(
         )
         for r in np.ravel(clean_rejection)
     ]
+    X = as_rows(X)
     attacks = check_threat(attack, eps, space)
     if attacks is None:
         attacks = default_attacks(estimator, eps, bounds, random_state, space)

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from sk_advdef._torch._models import torch_generators_kept
-from sk_advdef._validation import check_option, invalid
-from sk_advdef.evaluation._plotting import axes_for
+from sk_advdef._validation import FLOATS, check_option, invalid
+from sk_advdef.evaluation._plotting import axes_for, check_text
 
 KINDS = ("both", "roc", "histogram")
 
@@ -77,6 +77,12 @@ class DetectionCurveDisplay:
     ) -> None:
         self.genuine = _scores("genuine", genuine)
         self.attacked = _scores("attacked", attacked)
+        # detectors that flag nothing have an infinite one
+        if threshold is not None and not (
+            isinstance(threshold, FLOATS) and threshold == threshold
+        ):
+            raise invalid(self, "threshold", "a float or None", threshold)
+        check_text(self, name=name)
         self.threshold = threshold
         self.name = name
         truth = np.r_[np.zeros(len(self.genuine)), np.ones(len(self.attacked))]
@@ -240,12 +246,15 @@ class DetectionCurveDisplay:
         ax.legend(loc="lower right", fontsize="small")
 
     def _plot_histogram(self, ax: Any) -> None:
-        both = [part[np.isfinite(part)] for part in (self.genuine, self.attacked)]
+        parts = (part[np.isfinite(part)] for part in (self.genuine, self.attacked))
+        # further out, the width of a bar would overflow
+        both = [np.clip(part, -1e100, 1e100) for part in parts]
         finite = np.concatenate(both)
         # a few extreme scores must not squeeze all others into one bar
         ends = np.quantile(finite, [0.005, 0.995]) if len(finite) else (0.0, 1.0)
         if ends[0] == ends[1]:
-            ends = ends[0] - 0.5, ends[1] + 0.5
+            room = max(0.5, 1e-6 * abs(ends[0]))
+            ends = ends[0] - room, ends[1] + room
         bins = np.linspace(ends[0], ends[1], 31)
         names, colors = ("genuine", "attacked"), ("tab:blue", "tab:red")
         for part, label, color in zip(both, names, colors, strict=True):
@@ -260,7 +269,10 @@ class DetectionCurveDisplay:
 
 
 def _scores(name: str, given: Any) -> np.ndarray:
-    scores = np.asarray(given, dtype=np.float64)
+    try:
+        scores = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        scores = np.empty(0)
     if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
         raise invalid(
             "DetectionCurveDisplay",

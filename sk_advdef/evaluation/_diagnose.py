@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import has_scores, last_step, torch_generators_kept
 from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, seed_from
@@ -20,6 +20,7 @@ from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._noise import Noise
 from sk_advdef.attacks._pgd import PGD, GradientAttack
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import as_rows
 from sk_advdef.attacks._transfer import Transfer
 from sk_advdef.evaluation import _attack_checks as compare
 from sk_advdef.evaluation import _checks as checks
@@ -143,7 +144,7 @@ def diagnose_defense(
             f"diagnose_defense takes a fitted classifier. Got {estimator!r}; put a "
             "detector into a RejectingClassifier."
         )
-    y = column_or_1d(y)
+    X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
     seed = seed_from(random_state)
     at = np.arange(len(y))
@@ -152,8 +153,12 @@ def diagnose_defense(
     X, y = _safe_indexing(X, at), y[at]
     with torch_generators_kept():
         work = _Work(measure.Subject(estimator, X, y, eps, bounds, seed), search)
-        bar = tqdm(
-            work.stages(), total=work.n_stages, disable=not verbose, desc="checks"
+        bar = progress(
+            "diagnose_defense",
+            verbose,
+            work.stages(),
+            total=work.n_stages,
+            desc="checks",
         )
         found = [f for part in bar for f in part if f is not None]
     found.sort(key=lambda f: SEVERITIES.index(f.severity))

@@ -20,8 +20,9 @@ from sk_advdef._torch._models import (
     with_detector,
 )
 from sk_advdef._torch._registry import as_module, as_score_module
-from sk_advdef.attacks._base import Problem, Table, margin_of
+from sk_advdef.attacks._base import Problem, margin_of
 from sk_advdef.attacks._noise import Noise
+from sk_advdef.attacks._table import Table
 
 #: Lead in logits from which a softmax is 1 to float32 precision.
 SURE = 16.0

@@ -9,7 +9,7 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._images import resolve_layout
 from sk_advdef._torch._models import predict, torch_generators_kept
-from sk_advdef._validation import check_number
+from sk_advdef._validation import check_number, invalid
 from sk_advdef.evaluation._plotting import axes_for
 
 
@@ -76,7 +76,7 @@ class PerturbationDisplay:
     ) -> None:
         if feature_names is None and hasattr(X, "columns"):
             feature_names = [str(name) for name in X.columns]
-        self.X, self.X_adv = (_numbers(part) for part in (X, X_adv))
+        self.X, self.X_adv = _numbers("X", X), _numbers("X_adv", X_adv)
         if self.X.shape != self.X_adv.shape:
             raise ValueError(
                 f"X has shape {self.X.shape} and X_adv has {self.X_adv.shape}: pass "
@@ -90,14 +90,23 @@ class PerturbationDisplay:
         self.delta = self.X_adv - self.X
         self.image_shape = image_shape
         self.channel_axis = channel_axis
-        self.labels, self.labels_adv = (
-            None if part is None else np.asarray(part) for part in (labels, labels_adv)
-        )
+        self.labels = self._one_a_row("labels", labels)
+        self.labels_adv = self._one_a_row("labels_adv", labels_adv)
         self.feature_names = feature_names
         self._layout = None
         if self.X.ndim > 2 or image_shape is not None:
             layout = resolve_layout(self, self.X.shape, image_shape, channel_axis)
             self._layout = layout if len(layout.shape) > 1 else None
+
+    def _one_a_row(self, name: str, given: Any) -> np.ndarray | None:
+        if given is None:
+            return None
+        values = np.asarray(given)
+        if values.shape[:1] != (len(self.X),):
+            raise invalid(
+                self, name, f"{len(self.X)} of them, one a row, or None", given
+            )
+        return values
 
     @classmethod
     def from_estimator(
@@ -315,6 +324,10 @@ def _titled(word: str, labels: Any, at: int) -> str:
     return word if labels is None else f"{word}: {labels[at]}"
 
 
-def _numbers(given: Any) -> np.ndarray:
-    given = given.to_numpy() if hasattr(given, "to_numpy") else given
-    return np.asarray(given, dtype=np.float64)
+def _numbers(name: str, given: Any) -> np.ndarray:
+    values = given.to_numpy() if hasattr(given, "to_numpy") else given
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        allowed = "rows of numbers or stacked images"
+        raise invalid("PerturbationDisplay", name, allowed, given) from error

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._validation import invalid
+
 
 def pyplot(owner: object) -> Any:
     """Import matplotlib.pyplot, or say what to install."""
@@ -17,6 +19,13 @@ def pyplot(owner: object) -> Any:
             'pip install "sk_advdef[plot]".'
         ) from error
     return plt
+
+
+def check_text(owner: object, **values: Any) -> None:
+    """Refuse what cannot stand in a legend."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise invalid(owner, name, "a str or None", value)
 
 
 def axes_for(

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 from sklearn.utils.parallel import Parallel, delayed
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import (
     genuine_classes_of,
     has_scores,
@@ -21,7 +21,7 @@ from sk_advdef._torch._models import (
     unfrozen,
 )
 from sk_advdef._torch._registry import has_view, missing_view
-from sk_advdef._validation import check_number, seed_from
+from sk_advdef._validation import check_model, check_n_jobs, check_number, seed_from
 from sk_advdef.attacks._apgd import APGD
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._ddn import DDN
@@ -29,6 +29,7 @@ from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._noise import Noise
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import as_rows
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._certified import certified_rows
@@ -153,7 +154,8 @@ def evaluate_robustness(
     >>> [line.attack for line in report.attacks][:3]
     ['clean', 'noise', 'PGD (ce)']
     """
-    y = column_or_1d(y)
+    check_model("evaluate_robustness", estimator)
+    X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
     names = list(attacks) if isinstance(attacks, dict) else None
     given = attacks if names is None else list(attacks.values())
@@ -172,6 +174,7 @@ def evaluate_robustness(
             closed="neither",
             otherwise=" or None",
         )
+    check_n_jobs("evaluate_robustness", n_jobs)
     start = time.perf_counter()
     not_tried: list[str] = []
     if listed is None:
@@ -373,10 +376,11 @@ def _run(
         for number, rows in enumerate(blocks)
     )
     results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
-    bar = tqdm(
+    bar = progress(
+        "evaluate_robustness",
+        verbose,
         results,
         total=len(blocks),
-        disable=not verbose,
         desc="rows",
         unit_scale=ROWS_AT_A_TIME,
     )

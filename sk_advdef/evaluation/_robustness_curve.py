@@ -14,7 +14,7 @@ from sk_advdef._torch._models import predict, torch_generators_kept
 from sk_advdef._validation import check_number, invalid
 from sk_advdef.attacks._base import Attack
 from sk_advdef.evaluation._intervals import wilson
-from sk_advdef.evaluation._plotting import axes_for
+from sk_advdef.evaluation._plotting import axes_for, check_text
 from sk_advdef.evaluation._scores import as_attacks, default_attacks, held_rows
 
 
@@ -83,10 +83,17 @@ class RobustnessCurveDisplay:
         norm: str | None = None,
     ) -> None:
         self.epsilons = _radii(epsilons)
-        self.accuracies = np.asarray(accuracies, dtype=np.float64)
-        check_consistent_length(self.epsilons, self.accuracies)
-        if not ((self.accuracies >= 0) & (self.accuracies <= 1)).all():
-            raise invalid(self, "accuracies", "shares in [0, 1]", accuracies)
+        try:
+            shares = np.asarray(accuracies, dtype=np.float64)
+            fits = shares.shape == self.epsilons.shape
+            fits = fits and bool(((shares >= 0) & (shares <= 1)).all())
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            allowed = "shares in [0, 1], one for each of epsilons"
+            raise invalid(self, "accuracies", allowed, accuracies)
+        self.accuracies = shares
+        check_text(self, name=name, norm=norm)
         self.n_samples = n_samples
         self.name = name
         self.norm = norm

@@ -11,10 +11,11 @@ from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import predict, torch_generators_kept
 from sk_advdef._torch._registry import has_view, missing_view
-from sk_advdef._validation import seed_from
+from sk_advdef._validation import check_model, seed_from
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import as_rows
 
 
 def default_attacks(
@@ -151,6 +152,7 @@ def robust_accuracy_score(
     >>> 0 < score < model.score(X, y)
     True
     """
+    check_model("robust_accuracy_score", estimator)
     attacks = check_threat(attack, eps, space)
     if attacks is None:
         attacks = default_attacks(estimator, eps, bounds, random_state, space)
@@ -159,7 +161,7 @@ def robust_accuracy_score(
 
 def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.ndarray:
     """Tell for each row whether it is right and stays so under all ``attacks``."""
-    y = column_or_1d(y)
+    X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
     with torch_generators_kept():
         held = predict(estimator, X) == y

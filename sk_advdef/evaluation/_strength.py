@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import (
     class_scores,
     has_scores,
@@ -17,10 +17,11 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
 )
 from sk_advdef._torch._registry import as_module, build, has_view, missing_view
-from sk_advdef._validation import check_number, seed_from
-from sk_advdef.attacks._base import Attack, Problem, Table, space_of
+from sk_advdef._validation import check_model, check_number, seed_from
+from sk_advdef.attacks._base import Attack, Problem, space_of
 from sk_advdef.attacks._geometry import NORMS, lengths, random_in_ball
 from sk_advdef.attacks._noise import Noise
+from sk_advdef.attacks._table import Table, as_rows
 from sk_advdef.evaluation._strength_report import StrengthReport
 
 #: Radius, in parts of eps, of the ball that harmless points are drawn from.
@@ -172,6 +173,8 @@ def attack_strength_test(
         ("n_random", n_random, 1),
     ):
         check_number("attack_strength_test", name, value, integer=True, low=low)
+    check_model("attack_strength_test", estimator)
+    X = as_rows(X)
     ball = _ball_of(attack, eps)
     rejects = rejection_of(estimator)
     model = estimator if rejects is None else rejects[0]
@@ -185,7 +188,7 @@ def attack_strength_test(
     sizes = n_inner, n_boundary, n_random
     found, random = [], []
     with torch_generators_kept():
-        bar = tqdm(range(len(at)), disable=not verbose, desc="rows")
+        bar = progress("attack_strength_test", verbose, range(len(at)), desc="rows")
         for number in bar:
             row = _safe_indexing(X, [number])
             rng = np.random.default_rng([seed, number])

@@ -14,7 +14,7 @@ from sk_advdef._torch._models import (
     predict,
     torch_generators_kept,
 )
-from sk_advdef.attacks._base import Table
+from sk_advdef.attacks._table import Table
 
 #: Lost rows that are attacked again at most, and halvings of the way back.
 CANDIDATES, HALVINGS = 24, 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import last_step
 from sk_advdef._validation import invalid
-from sk_advdef.evaluation._plotting import axes_for
+from sk_advdef.evaluation._plotting import axes_for, check_text
 
 ACCURACY, LOSS = "_accuracy", "_loss"
 
@@ -65,6 +66,13 @@ class TrainingHistoryDisplay:
     """
 
     def __init__(self, history: list[dict[str, Any]], *, unit: str = "epoch") -> None:
+        entries = isinstance(history, (list, tuple)) and all(
+            isinstance(row, Mapping) and all(isinstance(name, str) for name in row)
+            for row in history
+        )
+        if not entries:
+            raise invalid(self, "history", "a list of dicts, one an epoch", history)
+        check_text(self, unit=unit)
         self.history = history
         self.unit = unit
         self.accuracies = _series(history, ACCURACY)

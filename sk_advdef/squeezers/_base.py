@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
 from sk_advdef._images import ImageLayout, resolve_layout
+from sk_advdef._validation import check_n_jobs
 from sk_advdef.squeezers._operators import AxisBands, nearest_bytes
 
 #: Bytes of input that are squeezed at a time: they and the result stay in the cache.
@@ -69,6 +70,7 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
         return hasattr(self, "_shape_out")
 
     def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
+        check_n_jobs(self, self.n_jobs)
         X = validate_data(
             self,
             X,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from sk_advdef._images import ImageLayout, sides_of
 from sk_advdef._validation import invalid
 from sk_advdef.squeezers._base import ImageSqueezer
 from sk_advdef.squeezers._median_filter import median_filter
+
+#: Values of a window; all of them are looked at for each pixel.
+LARGEST_WINDOW = 1 << 24
 
 
 class MedianSqueezer(ImageSqueezer):
@@ -101,6 +105,9 @@ class MedianSqueezer(ImageSqueezer):
             raise invalid(
                 self, "window_size", f"an int in [1, inf){pair}", self.window_size
             )
+        if math.prod(sides) > LARGEST_WINDOW:
+            allowed = f"of at most {LARGEST_WINDOW} values"
+            raise invalid(self, "window_size", allowed, self.window_size)
         self.window_size_ = (sides[0] if n_sides == 2 else 1), sides[-1]
         return layout
 

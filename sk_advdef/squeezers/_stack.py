@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -88,9 +88,13 @@ def _layout(array: np.ndarray, axis: int) -> ImageLayout:
 
 def _alike(images: Any, axis: int) -> list[np.ndarray]:
     """Return the images as arrays, after a look at all that must be the same."""
-    if not isinstance(images, Iterable) or isinstance(images, (str, bytes)):
+    try:
+        given = None if isinstance(images, (str, bytes)) else list(images)
+    except TypeError:
+        given = None
+    if given is None:
         raise invalid("stack_images", "images", "a sequence of images", images)
-    arrays = [np.asarray(image) for image in images]
+    arrays = [np.asarray(image) for image in given]
     if not arrays:
         raise ValueError("stack_images needs at least one image. Got none.")
     for i, array in enumerate(arrays):

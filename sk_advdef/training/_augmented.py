@@ -9,12 +9,13 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._models import is_net, last_step
 from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import seed_from
-from sk_advdef.attacks._base import Table
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import Table
 from sk_advdef.training._base import TrainingClassifier, fit_net
 from sk_advdef.training._requests import (
     all_classes,
@@ -278,6 +279,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> AdversariallyAugmentedClassifier:
         """Train on clean and attacked rows.
 

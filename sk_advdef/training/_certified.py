@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
+from sk_advdef._base import all_or_nothing
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import is_net, last_step
-from sk_advdef._validation import check_flag, check_number, seed_from
-from sk_advdef.attacks._base import Table
+from sk_advdef._validation import (
+    check_classifier,
+    check_flag,
+    check_number,
+    seed_from,
+)
 from sk_advdef.attacks._geometry import check_bounds, check_eps
+from sk_advdef.attacks._table import Table
 from sk_advdef.training._base import TrainingClassifier, fit_net
 from sk_advdef.training._certified_result import CertifiedResult, box_of, certificate
 
@@ -173,6 +179,7 @@ class CertifiedClassifier(TrainingClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> CertifiedClassifier:
         """Train by interval bounds.
 
@@ -194,6 +201,7 @@ class CertifiedClassifier(TrainingClassifier):
         )
         check_number(self, "regularization", self.regularization, low=0)
         check_flag(self, "initialize", self.initialize)
+        check_classifier(self, "estimator", self.estimator)
         if not is_net(self.estimator):
             raise TypeError(
                 f"CertifiedClassifier trains nets, and {self.estimator!r} is none. "
@@ -296,7 +304,8 @@ def _bounds_in_the_loop(
     ``before`` are the transformers before the net, through which the bounds go too.
     """
     from sk_advdef._torch._ibp import BoundedSteps, initialize_for_bounds
-    from sk_advdef._torch._net import LiveModel, hooked
+    from sk_advdef._torch._net import LiveModel
+    from sk_advdef._torch._resume import hooked, settings, take_part
 
     codes = codes.astype(np.int64)
     live = LiveModel(net, before, n_classes, np.arange(n_classes))
@@ -313,17 +322,18 @@ def _bounds_in_the_loop(
         clean_weight=owner.clean_weight,
         regularization=owner.regularization,
     )
+    take_part(net, settings(owner))
     rng = np.random.default_rng(seed)
     watched = rng.permutation(len(X))[:WATCHED_ROWS]
     ends = box_of(owner, X[watched], owner.eps, owner.bounds)
-    bar = tqdm(total=net.max_epochs, disable=not owner.verbose, desc="epochs")
+    bar = progress(owner, owner.verbose, total=net.max_epochs, desc="epochs")
 
     def on_epoch_end(original: Any, *args: Any, **params: Any) -> Any:
         reached = {"train_eps_share": steps.share}
         reached |= _watched(live, X[watched], ends, codes[watched])
         for name, value in reached.items():
             net.history.record(name, value)
-        bar.update()
+        bar.update(len(net.history) - bar.n)
         bar.set_postfix({k: f"{v:.2f}" for k, v in reached.items()})
         return original(*args, **params)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sk_advdef._torch._models import classes_of, predict, torch_generators_kept
-from sk_advdef.attacks._base import Table
 from sk_advdef.attacks._geometry import check_bounds, check_eps
+from sk_advdef.attacks._table import Table
 
 
 @dataclass(frozen=True, eq=False)

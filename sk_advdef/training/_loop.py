@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._loader import fast_iterator
-from sk_advdef._torch._net import LiveModel, hooked, output_kind, view_of_net
+from sk_advdef._torch._net import LiveModel, output_kind, view_of_net
+from sk_advdef._torch._resume import hooked, settings, take_part
 from sk_advdef._validation import check_option
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._fgsm import FGSM
@@ -79,6 +81,7 @@ class Loop:
         if owner.averaging is not None:
             self.average = _weights.Average(owner.averaging, owner.averaging_decay)
         self.history: list[dict[str, float]] = []
+        self.training = take_part(net, settings(owner), self)
         self.bar: Any = None
         self.turn = self.batch = 0
         self.batches = 1
@@ -314,6 +317,8 @@ class Loop:
     ) -> Any:
         """Stop where nothing better came for long."""
         if self.owner.early_stopping and self.best.is_over:
+            if self.training is not None:
+                self.training.is_under_way = False
             raise KeyboardInterrupt  # skorch's word for the end of training
         return original(*args, **params)
 
@@ -355,7 +360,34 @@ class Loop:
         losses = [b["train_loss"] for b in self.net.history[-1]["batches"]]
         shown = {k.removesuffix("_accuracy"): f"{v:.3f}" for k, v in reached.items()}
         self.bar.set_postfix({"loss": f"{np.mean(losses):.3f}"} | shown)
-        self.bar.update()
+        self.bar.update(len(self.history) - self.bar.n)
+
+    # --- what a checkpoint holds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was gathered so far."""
+        average, best = self.average, self.best
+        return {
+            "history": self.history,
+            "turn": self.turn,
+            "change": self.change,
+            "best": [*best.score, best.waited],
+            "best_values": self.best_values,
+            "average": None if average is None else [average.count, average.values],
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another process was."""
+        self.history, self.turn = state["history"], state["turn"]
+        self.change, self.best_values = state["change"], state["best_values"]
+        *score, self.best.waited = state["best"]
+        self.best.score = (score[0], score[1])
+        if self.average is not None:
+            self.average.count, self.average.values = state["average"]
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.generator.set_state(state["generator"].cpu())
 
     # --- the end
 
@@ -415,7 +447,7 @@ def in_the_loop(
     }
     if owner.weight_perturbation or owner.method in ("trades", "ccat"):
         hooks["train_step_single"] = loop.train_step_single
-    bar = tqdm(total=net.max_epochs, disable=not owner.verbose, desc="epochs")
+    bar = progress(owner, owner.verbose, total=net.max_epochs, desc="epochs")
     with bar, hooked(net, **hooks):
         loop.bar = bar
         yield loop

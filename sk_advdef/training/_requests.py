@@ -116,12 +116,14 @@ def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:
             "Classifier can't train when only one class is present: "
             f"{genuine.tolist()[0]!r}. The adversarial one does not count."
         )
+    text = isinstance(label, str)
+    if not text:
+        check_number(owner, "adversarial_label", label, otherwise=", a string or None")
     if label in genuine:
         raise ValueError(
             f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
             f"among the labels {genuine.tolist()}. Take one that is not."
         )
-    text = isinstance(label, str)
     if text != (genuine.dtype.kind in "UO" and isinstance(genuine[0], str)):
         raise ValueError(
             f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
-from tqdm import tqdm
 
+from sk_advdef._progress import progress
 from sk_advdef._torch._models import classes_of
 from sk_advdef.attacks._base import Attack
 from sk_advdef.training._base import stacked
@@ -114,7 +114,7 @@ def fit_in_rounds(
     history: list[dict[str, float]] = []
     count = max(1, round(owner._ratio() * len(y)))
     waited = 0
-    bar = tqdm(range(owner.rounds), disable=not owner.verbose, desc="rounds")
+    bar = progress(owner, owner.verbose, range(owner.rounds), desc="rounds")
     for turn in bar:
         attack = _with_seed(attacks[turn % len(attacks)], seed, turn)
         rows = rng.permutation(len(y))[:count]

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.ensemble import VotingClassifier
 
 from sk_advdef._torch._models import classes_of, is_frozen, is_net, unfrozen
-from sk_advdef._validation import invalid
+from sk_advdef._validation import check_classifier, invalid
 from sk_advdef.training._base import fit_net
 from sk_advdef.training._temperature import at_temperature, log_proba, soften
 
@@ -47,6 +47,7 @@ def teachers_of(owner: object, teacher: Any) -> Teachers:
                     f"{type(owner).__name__} needs the probabilities of its teacher, "
                     f"and {one!r} has no predict_proba."
                 )
+            check_classifier(owner, "teacher", one)
     shares = np.ones(len(models)) if weights is None else np.asarray(weights, float)
     several = isinstance(teacher, (VotingClassifier, list, tuple))
     return Teachers(models, shares / shares.sum(), several)

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.dataset import ValidSplit
 from skorch.exceptions import DeviceWarning
 from torch import nn
 
-from sk_advdef._torch._models import classes_of, is_net
+from sk_advdef import DropoutUncertaintyDetector
+from sk_advdef._torch._models import classes_of, is_net, predict
 from sk_advdef._torch._net import BATCH_SIZE, NetClassifier, net_scores
 from sk_advdef._torch._random import seeded
 from sk_advdef._torch._registry import as_module
@@ -49,6 +51,23 @@ WIDE = make_net(
     batch_size=32,
     lr=0.5,
 )
+
+
+def test_rows_that_lie_backward():
+    """torch takes no array of negative strides."""
+    narrow = X.astype(np.float32)
+    backward = narrow[::-1, ::-1].copy()[::-1, ::-1]
+    assert backward.strides[0] < 0
+    model = make().fit(narrow, y)
+    expected = model.predict_proba(narrow)
+    np.testing.assert_array_equal(model.predict_proba(backward), expected)
+    again = make().fit(backward, y)
+    np.testing.assert_array_equal(again.predict_proba(narrow), expected)
+    bare = FrozenEstimator(model.net_)
+    np.testing.assert_array_equal(predict(bare, backward), predict(bare, narrow))
+    detector = DropoutUncertaintyDetector(FrozenEstimator(model), contamination=0.2)
+    detector.fit(narrow)
+    assert len(detector.predict(backward)) == len(X)
 
 
 WIDE_CHECKS = list(estimator_checks_generator(NetClassifier(WIDE, random_state=0)))

@@ -308,6 +308,52 @@ def test_polars_and_lists(attack, linear, digits):
     np.testing.assert_array_equal(from_list, expected)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "float16", "int64"])
+@every_attack
+def test_without_bounds_values_stay_in_the_dtype(attack, dtype):
+    """A cast of what leaves the dtype would come out at its other end."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, size=(12, 64)).astype(dtype)
+    if dtype == "float16":
+        X *= np.finfo(dtype).max
+    wide = 1e4 if dtype == "int64" else 1e3
+    model = linear_model(rng.normal(size=64))
+    labels = model.predict(X.astype(np.float64))
+    attack = quick(attack, eps=np.float64(wide), bounds=None)
+    with np.errstate(over="ignore"):
+        result = attack.run(model, X, labels)
+    assert result.X_adv.dtype == dtype
+    exact = result.X_adv.astype(np.float64) - X
+    assert np.isfinite(exact).all()
+    order = np.inf if attack.norm == "linf" else 2
+    np.testing.assert_allclose(
+        result.distortion, np.linalg.norm(exact, order, axis=1), rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        result.fooled, model.predict(result.X_adv.astype(np.float64)) != labels
+    )
+
+
+def test_whole_numbers_that_float64_does_not_hold():
+    X = np.full((3, 2), 2**53 + 1)
+    model = linear_model(np.ones(2))
+    with pytest.raises(ValueError, match=r"whole numbers up to .* 2\*\*53"):
+        FGSM(1, bounds=None).run(model, X)
+    X_adv = FGSM(5, bounds=None).perturb(model, X - 2)
+    assert (np.abs(X_adv - (X - 2)) <= 5).all() and X_adv.max() <= 2**53
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Float32", "Int64", "UInt8", "boolean"])
+def test_dtypes_of_pandas_own(dtype):
+    values = np.random.default_rng(0).integers(0, 2, size=(20, 3))
+    X = pd.DataFrame(values, columns=list("abc")).astype(dtype)
+    model = linear_model([1.0, -1.0, 0.5])
+    model.feature_names_in_ = np.array(list("abc"), dtype=object)
+    X_adv = PGD(2, bounds=None, steps=3, random_state=0).perturb(model, X)
+    pd.testing.assert_series_equal(X_adv.dtypes, X.dtypes)
+    assert not X_adv.equals(X)
+
+
 def test_polars_keeps_integers():
     X = pl.DataFrame({"a": [1, 2, 3, 4], "b": [0.5, 1.5, 2.5, 3.5]})
     model = LogisticRegression().fit(X, [0, 0, 1, 1])

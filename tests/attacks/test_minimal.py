@@ -226,6 +226,14 @@ def test_bad_parameter(attack, linear, digits):
         attack.run(linear, digits.X, digits.y)
 
 
+@pytest.mark.parametrize("cls", [DDN, DeepFool, SigmaZero])
+def test_steps_of_numpy(cls, linear, digits):
+    few, same = cls(steps=np.int8(5)), cls(steps=5)
+    np.testing.assert_array_equal(
+        few.perturb(linear, digits.X[:5]), same.perturb(linear, digits.X[:5])
+    )
+
+
 def test_forest_has_no_view(forest, digits):
     with pytest.raises(TypeError, match=r"RandomForestClassifier.*RandomSearch"):
         DDN().run(forest, digits.X, digits.y)

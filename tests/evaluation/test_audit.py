@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import joblib
@@ -284,6 +285,16 @@ def test_a_table_with_names(files, capsys, monkeypatch):
         ("lost.pkl", "rows.npz", "--trust", "gone_away, which cannot be imported"),
         ("model.joblib", "words.csv", "--trust --target class", "not numeric"),
         ("tree.pkl", "words.csv", "--trust --target class", "lacks columns"),
+        ("model.joblib", "rows.npz", "--trust --bounds 1,0", "LOW below HIGH"),
+        ("model.joblib", "cut.npz", "--trust", "cannot be read"),
+        ("model.joblib", "empty.npz", "--trust", "cannot be read"),
+        ("model.joblib", "two.npz", "--trust", r"labels of shape \(2,\)"),
+        ("model.joblib", "none.npz", "--trust", r"rows of shape \(0, 6\)"),
+        ("model.joblib", "holes.npz", "--trust", "missing or infinite"),
+        ("tree.pkl", "empty.csv", "--trust --target class", "cannot be read: Empty"),
+        ("tree.pkl", "latin.csv", "--trust --target class", "cannot be read: Unicode"),
+        ("cut.skops", "rows.npz", "--trust", "cannot be read"),
+        ("cut.pkl", "rows.npz", "--trust", "cannot be read"),
     ],
 )
 def test_no_audit(files, capsys, model, data, words, error):
@@ -297,6 +308,19 @@ def test_no_audit(files, capsys, model, data, words, error):
         np.savez(files / data, X=np.array([{}]), y=np.array([0]))
     if data == "words.csv":
         pd.DataFrame({"a": ["x"], "class": ["<b>ham"]}).to_csv(files / data)
+    for name, rows, labels in (
+        ("two.npz", np.zeros((3, 6)), np.zeros(2)),
+        ("none.npz", np.zeros((0, 6)), np.zeros(0)),
+        ("holes.npz", np.full((1, 6), np.nan), np.array(["<b>ham"])),
+    ):
+        np.savez(files / name, X=rows, y=labels)
+    for name, whole in (("cut.npz", "rows.npz"), ("cut.pkl", "tree.pkl")):
+        (files / name).write_bytes((files / whole).read_bytes()[:-40])
+    for name in ("empty.csv", "empty.npz"):
+        (files / name).write_bytes(b"")
+    (files / "latin.csv").write_bytes(b"a,class\n\xe9,ham\n")
+    with zipfile.ZipFile(files / "cut.skops", "w") as archive:
+        archive.writestr("schema.json", "[" * 10**5)
     code = audit(files, "--eps", "0.1", *words.split(), model=model, data=data)
     assert code == _audit.NO_AUDIT
     said = capsys.readouterr()

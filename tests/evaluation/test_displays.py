@@ -125,7 +125,8 @@ class TestRobustnessCurve:
         [
             {"epsilons": [1, 0]}, {"epsilons": [-1, 0]}, {"epsilons": "ab"},
             {"epsilons": 0.1}, {"accuracies": [0.1, 2]}, {"accuracies": [0.1]},
-            {"n_samples": 0},
+            {"n_samples": 0}, {"accuracies": 0.5}, {"accuracies": ["a", "b"]},
+            {"name": 3}, {"norm": np.ones(2)},
         ],
     )  # fmt: skip
     def test_bad_parameter(self, params):
@@ -186,6 +187,15 @@ class TestPerturbation:
     def test_bad_input(self):
         with pytest.raises(ValueError, match="the same rows before and after"):
             PerturbationDisplay(X=np.zeros((2, 3)), X_adv=np.zeros((2, 4)))
+        for name in ("X", "X_adv"):
+            given = {"X": np.zeros((2, 3)), "X_adv": np.zeros((2, 3)), name: "ham"}
+            with pytest.raises(ValueError, match=f"'{name}' parameter of Pert"):
+                PerturbationDisplay(**given)
+        for name in ("labels", "labels_adv"):
+            for labels in (3, ["ham"]):
+                given = {"X": np.zeros((2, 3)), "X_adv": np.zeros((2, 3))}
+                with pytest.raises(ValueError, match=f"'{name}' parameter of Pert"):
+                    PerturbationDisplay(**given, **{name: labels})
         with pytest.raises(ValueError, match="at least one row"):
             PerturbationDisplay(X=np.zeros(3), X_adv=np.zeros(3))
         with pytest.raises(ValueError, match="n_rows"):
@@ -247,8 +257,17 @@ class TestDetectionCurve:
         )
         assert display.roc_auc_ == 0.5
 
+    @pytest.mark.parametrize("scale", [1e200, 1e308])
+    def test_scores_as_far_as_floats_go(self, scale):
+        display = DetectionCurveDisplay.from_scores([scale, scale / 2], [-scale])
+        assert display.roc_auc_ == 1
+        DetectionCurveDisplay.from_scores([scale, scale], [scale])
+
     def test_bad_input(self):
-        for scores in ([], [np.nan], [[1.0]]):
+        for bad in ({"threshold": "0"}, {"threshold": np.nan}, {"name": 3}):
+            with pytest.raises(ValueError, match=f"'{next(iter(bad))}' parameter"):
+                DetectionCurveDisplay(genuine=GENUINE, attacked=ATTACKED, **bad)
+        for scores in ([], [np.nan], [[1.0]], "ham", None):
             with pytest.raises(ValueError, match="genuine"):
                 DetectionCurveDisplay(genuine=scores, attacked=ATTACKED)
         with pytest.raises(ValueError, match="kind"):

@@ -52,6 +52,11 @@ def test_entries_without_a_value_and_errors():
     display = TrainingHistoryDisplay([{"a_loss": 1.0}, {"b_accuracy": 0.5}]).plot()
     np.testing.assert_array_equal(display.losses["a"], [1, np.nan])
     np.testing.assert_array_equal(display.accuracies["b"], [np.nan, 0.5])
+    for bad in (3, [3], [{1: 2.0}], "ham", {"a_loss": 1.0}):
+        with pytest.raises(ValueError, match=r"'history' .* a list of dicts"):
+            TrainingHistoryDisplay(bad)
+    with pytest.raises(ValueError, match="'unit' parameter of Training"):
+        TrainingHistoryDisplay([{"a_loss": 1.0}], unit=3)
     with pytest.raises(ValueError, match="entries with accuracies or losses"):
         TrainingHistoryDisplay([{"dur": 1.0}])
     with pytest.raises(TypeError, match="LogisticRegression keeps no history_"):

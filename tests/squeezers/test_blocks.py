@@ -182,7 +182,7 @@ def test_large_values_are_no_bad_values(name):
 
 
 def test_no_threads_at_all_is_an_error():
-    with pytest.raises(ValueError, match="n_jobs == 0"):
+    with pytest.raises(ValueError, match="The 'n_jobs' parameter of BlurSqueezer"):
         BlurSqueezer(n_jobs=0).fit_transform(np.eye(3))
 
 

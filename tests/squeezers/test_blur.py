@@ -29,6 +29,14 @@ def test_wide_blur_is_the_mean():
     np.testing.assert_allclose(squeezed, mean, atol=1e-5)
 
 
+@pytest.mark.parametrize("sigma", [1e12, 1e300])
+def test_blur_wider_than_memory(sigma):
+    X = CASES["signal"].samples()
+    squeezed = BlurSqueezer(sigma).fit_transform(X)
+    mean = np.broadcast_to(X.mean(axis=1, keepdims=True), X.shape)
+    np.testing.assert_allclose(squeezed, mean, atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [-1, -0.5, np.inf, np.nan, "1", None, True, [1.0]])
 def test_bad_sigma(sigma):
     message = (

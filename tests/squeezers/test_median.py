@@ -225,6 +225,12 @@ def test_bad_window_size(shape, bad, allowed):
             MedianSqueezer(window).fit(np.zeros((2, *shape)))
 
 
+@pytest.mark.parametrize("window", [2**63, 2**25, (2**13, 2**13)])
+def test_windows_larger_than_memory(window):
+    with pytest.raises(ValueError, match=r"'window_size' .* at most 16777216 values"):
+        MedianSqueezer(window).fit(np.zeros((2, 8, 8)))
+
+
 @pytest.mark.parametrize("window", [3, np.int64(3), (3,), (1, 3), [1, 3]])
 def test_windows_of_signals(window):
     X = CASES["signal"].samples()

@@ -122,6 +122,7 @@ NAN, INF = np.full((2, 2), np.nan), np.full((2, 2), np.inf)
     [
         ([], "stack_images needs at least one image. Got none."),
         (3, "The 'images' parameter of stack_images must be a sequence of images"),
+        (np.array(1), "The 'images' parameter of stack_images must be a sequence"),
         ("ab", "The 'images' parameter of stack_images must be a sequence of images"),
         ([GRAY, np.zeros(5)], "images[1] has the shape (5,)"),
         ([np.zeros((1, 2, 3, 4))], "images[0] has the shape (1, 2, 3, 4)"),

@@ -1,0 +1,205 @@
+"""The door of every attack: arrays and frames in, the same kind out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array
+
+#: From here on float64 does not hold all whole numbers.
+EXACT = 2**53
+
+
+class Table:
+    """The input at the door: a NumPy array to work on, and the way back.
+
+    ``values`` is float32 or float64. ``restore`` gives rows back in the type and dtype
+    that came in; integers are reached by rounding toward the original value, which
+    keeps the result in the ball.
+    """
+
+    def __init__(self, X: Any, *, keep_text: bool = False) -> None:
+        X = as_rows(X) if _is_frame(X) else X
+        self._given: Any = X if _is_frame(X) else None
+        #: positions of the numeric columns among all; the others are kept aside
+        self.numeric: Any = _numeric_columns(X, keep_text) if _is_frame(X) else None
+        #: names of all columns, None where there are none
+        self.names: Any = list(X.columns) if _is_frame(X) else None
+        given = X if self.numeric is None else _frame_values(X, self.numeric)
+        given = check_array(given, allow_nd=True, dtype="numeric", input_name="X")
+        self.dtype = given.dtype
+        small = given.dtype in (np.float32, np.float16, np.uint8, np.int8)
+        self.values = given.astype(np.float32 if small else np.float64)
+        # the dtype of each column of a frame, or the one of an array
+        kinds = [self.dtype] if self.numeric is None else _kinds(X, self.numeric)
+        self._kinds = kinds
+        if self.numeric is None:
+            self.numeric = list(range(self.width))
+        self._whole = np.array([k.kind in "iub" for k in kinds])
+        if any(k.kind in "iu" and k.itemsize > 4 for k in kinds):
+            self._refuse_inexact()
+        ends = [_ends(k, self.values.dtype) for k in kinds]
+        self._lowest, self._highest = np.array(ends).T
+        self._narrow = [
+            (i, k)
+            for i, k in enumerate(kinds)
+            if k.kind == "f" and k.itemsize < self.values.itemsize
+        ]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def _refuse_inexact(self) -> None:
+        top = np.abs(self.values)[..., self.whole].max(initial=0)
+        if top >= EXACT:
+            raise ValueError(
+                f"X has whole numbers up to {top:g}, and attacks compute with float64, "
+                "which holds those below 2**53. Scale X, or pass it as floats."
+            )
+
+    def held(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Narrow a box to what the given dtypes hold."""
+        return np.maximum(low, self._lowest), np.minimum(high, self._highest)
+
+    def settle(self, values: np.ndarray, rows: Any) -> np.ndarray:
+        """Round what the given dtypes cannot hold toward the original."""
+        start = self.values[rows]
+        if self._whole.any():
+            whole = start + np.trunc(values - start)
+            values = np.where(self._whole, whole, values)
+        for i, dtype in self._narrow:
+            at = ... if self._given is None else (slice(None), i)
+            values = values.copy()
+            values[at] = _toward(start[at], values[at], dtype)
+        return values
+
+    def restore(self, values: np.ndarray, rows: Any = slice(None)) -> Any:
+        """Return ``values``, settled already, as the given type had these rows."""
+        if self._given is None:
+            return values.astype(self.dtype)
+        return _like_frame(self._given, values, rows, self.numeric)
+
+    @property
+    def width(self) -> int:
+        """Number of columns, with those that are kept aside."""
+        return self.values.shape[1] if self._given is None else len(self.names)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Which numeric columns are of an integer or bool dtype."""
+        return np.broadcast_to(self._whole, self.values.shape[1:])
+
+    def kind(self, at: int) -> np.dtype:
+        """Return the dtype that a numeric column came in."""
+        return self._kinds[at if len(self._kinds) > 1 else 0]
+
+    def cast(self, values: np.ndarray, at: int) -> np.ndarray:
+        """Round float64 values of one column to what its dtype holds."""
+        kind = self.kind(at)
+        cast = values.astype(kind) if kind.kind == "f" else values
+        return cast.astype(self.values.dtype)
+
+    def same_text(self, other: Table) -> np.ndarray:
+        """Tell for each row whether what is kept aside is the same in both."""
+        same = np.ones(len(self), dtype=bool)
+        if self._given is None:
+            return same
+        for i in set(range(len(self.names))) - set(self.numeric):
+            name = self.names[i]
+            mine, theirs = np.asarray(self._given[name]), np.asarray(other._given[name])
+            same &= np.equal(mine, theirs, dtype=object).astype(bool)
+        return same
+
+
+def as_rows(X: Any) -> Any:
+    """Return a frame as it is, and anything else as an array to pick rows from."""
+    if not _is_frame(X):
+        return check_array(
+            X, dtype=None, allow_nd=True, ensure_all_finite=False, input_name="X"
+        )
+    if 0 in X.shape:
+        check_array(np.empty(X.shape), input_name="X")  # refuses it
+    return X
+
+
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "columns") and hasattr(X, "to_numpy")
+
+
+def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    cast = values.astype(dtype)
+    far = np.abs(cast.astype(np.float64) - start) > np.abs(
+        values.astype(np.float64) - start
+    )
+    return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
+
+
+def _numeric_columns(X: Any, keep_text: bool) -> list[int]:
+    numeric = [i for i, t in enumerate(_dtypes(X)) if _numeric(t)]
+    if len(numeric) < len(X.columns) and not keep_text:
+        bad = [c for i, c in enumerate(X.columns) if i not in numeric]
+        raise ValueError(
+            f"The columns {bad} of X are not numeric. An attack changes numbers: "
+            "encode them first, and attack the model behind the encoder, or pass a "
+            "FeatureSpace as space, which keeps them as they are."
+        )
+    return numeric
+
+
+def _frame_values(X: Any, numeric: list[int]) -> np.ndarray:
+    if len(numeric) < len(X.columns):
+        X = X.iloc[:, numeric] if hasattr(X, "iloc") else X[:, numeric]
+    return np.asarray(X.to_numpy())
+
+
+def _dtypes(X: Any) -> list[Any]:
+    return list(X.dtypes)
+
+
+def _numeric(dtype: Any) -> bool:
+    try:
+        return _kind(dtype).kind in "iufb"
+    except TypeError:
+        return False
+
+
+def _kind(dtype: Any) -> np.dtype:
+    name = str(dtype).lower()
+    return np.dtype("bool" if name == "boolean" else name)
+
+
+def _kinds(X: Any, numeric: list[int]) -> list[np.dtype]:
+    dtypes = _dtypes(X)
+    return [_kind(dtypes[i]) for i in numeric]
+
+
+def _like_frame(X: Any, values: np.ndarray, rows: Any, numeric: list[int]) -> Any:
+    if hasattr(X, "iloc"):
+        first = X.dtypes.iloc[0]
+        # one block of NumPy's is made at once: a call for each column takes far longer
+        if isinstance(first, np.dtype) and (X.dtypes == first).all():
+            index = X.index[rows]
+            return type(X)(values.astype(first), index=index, columns=X.columns)
+        part = X.iloc[rows].copy()
+        for at, i in enumerate(numeric):
+            # as a Series, which knows pandas' own dtypes too
+            column = type(part.iloc[:, i])(values[:, at]).astype(X.dtypes.iloc[i])
+            part.isetitem(i, column.array)
+        return part
+    columns = [X[name][rows] for name in X.columns]
+    for at, i in enumerate(numeric):
+        old = columns[i]
+        columns[i] = type(old)(old.name, values[:, at]).cast(old.dtype)
+    return type(X)(columns)
+
+
+def _ends(kind: np.dtype, computed: np.dtype) -> tuple[float, float]:
+    """Smallest and largest value that a dtype holds, infinite where no others occur."""
+    if kind.kind == "b":
+        return 0.0, 1.0
+    if kind.kind in "iu":
+        return max(np.iinfo(kind).min, -EXACT), min(np.iinfo(kind).max, EXACT)
+    if kind.itemsize < computed.itemsize:
+        return float(np.finfo(kind).min), float(np.finfo(kind).max)
+    return -np.inf, np.inf
