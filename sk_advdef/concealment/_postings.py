@@ -62,12 +62,12 @@ class Run:
         length = right - left
         # a bucket is long where many sketches share a token; others are compared whole
         long = length > MAX_OF_TOKEN
-        found = [
-            self._youngest(start, end, tag)
-            for start, end, tag in zip(
+        found = []
+        if long.any():
+            spans = zip(
                 left[long].tolist(), right[long].tolist(), tags[long], strict=True
             )
-        ]
+            found = [self._youngest(start, end, tag) for start, end, tag in spans]
         short = np.flatnonzero(~long & (length > 0))
         if len(short):
             left, right, tags = left[short, None], right[short, None], tags[short, None]
@@ -90,7 +90,10 @@ class Run:
         """Return all positions under one token."""
         bucket = token >> (32 - self._bits)
         start, end = int(self.starts[bucket]), int(self.starts[bucket + 1])
-        begin, stop = self._span(start, end, np.uint16(token & 0xFFFF))
+        tag = np.uint16(token & 0xFFFF)
+        if end - start <= MAX_OF_TOKEN:
+            return self.positions[start:end][self.lower[start:end] == tag]
+        begin, stop = self._span(start, end, tag)
         return self.positions[begin:stop]
 
 
@@ -107,7 +110,8 @@ class Postings:
     """Counts, for a sketch, how many of its tokens each earlier sketch has."""
 
     def __init__(self) -> None:
-        self._fresh: dict[int, list[int]] = {}
+        # one position is no list: the collector of garbage would look at each
+        self._fresh: dict[int, int | list[int]] = {}
         self._n_fresh = 0
         self._levels: list[Run | None] = [None] * len(LEVELS)
         self._sealed: list[Run] = []
@@ -121,10 +125,20 @@ class Postings:
     def _runs(self) -> list[Run]:
         return [run for run in self._levels if run is not None] + self._sealed
 
+    def _freshly(self, token: int) -> list[int]:
+        """Return the positions under a token that are in no run yet."""
+        some = self._fresh.get(token, [])
+        return some if isinstance(some, list) else [some]
+
     def add(self, position: int, tokens: np.ndarray, alive: np.ndarray) -> None:
         """Add a sketch; positions must rise."""
+        fresh = self._fresh
         for token in tokens.tolist():
-            self._fresh.setdefault(token, []).append(position)
+            there = fresh.setdefault(token, position)
+            if isinstance(there, list):
+                there.append(position)
+            elif there != position:
+                fresh[token] = [there, position]
         self._n_fresh += 1
         if self._n_fresh >= FRESH:
             self._settle(alive)
@@ -132,7 +146,7 @@ class Postings:
     def _settle(self, alive: np.ndarray) -> None:
         """Turn the dict into a run, and move runs up that are full."""
         keys = np.array(
-            [t << 32 | p for t, some in self._fresh.items() for p in some], np.uint64
+            [t << 32 | p for t in self._fresh for p in self._freshly(t)], np.uint64
         )
         keys.sort()
         run, count = Run(keys), self._n_fresh
@@ -162,7 +176,8 @@ class Postings:
         parts = [part for of_run in found for part in of_run]
         fresh: list[int] = []
         for token in tokens.tolist():
-            fresh += self._fresh.get(token, ())[-MAX_OF_TOKEN:]
+            if token in self._fresh:
+                fresh += self._freshly(token)[-MAX_OF_TOKEN:]
         parts.append(np.array(fresh, dtype=np.uint32))
         positions, counts = np.unique(np.concatenate(parts), return_counts=True)
         return positions.astype(np.int64), counts
@@ -170,15 +185,15 @@ class Postings:
     def under(self, token: int) -> np.ndarray:
         """Return all positions under one token, sorted."""
         parts = [run.find_one(token) for run in self._runs()]
-        parts.append(np.array(self._fresh.get(token, ()), dtype=np.uint32))
+        parts.append(np.array(self._freshly(token), dtype=np.uint32))
         return np.sort(np.concatenate(parts).astype(np.int64))
 
     def compact(self, new_of: np.ndarray) -> None:
         """Give positions new numbers; those with number -1 are dropped."""
         self._fresh = {
             token: left
-            for token, some in self._fresh.items()
-            if (left := [n for p in some if (n := int(new_of[p])) >= 0])
+            for token in self._fresh
+            if (left := [n for p in self._freshly(token) if (n := int(new_of[p])) >= 0])
         }
         self._levels = [run and self._renumbered(run, new_of) for run in self._levels]
         self._sealed = [self._renumbered(run, new_of) for run in self._sealed]

@@ -61,13 +61,14 @@ class Sketcher:
     def _levels(self, row: np.ndarray) -> np.ndarray:
         # far outside of all that fit saw a value may overflow, and gets any cell
         with np.errstate(over="ignore", invalid="ignore"):
-            values = ((row - self._low) * self._scale + self._salt) % 256
-            return values.astype(np.uint8) // self._quantization
+            values = np.floor((row - self._low) * self._scale + self._salt)
+            # the lowest byte of a whole number is what is left of it by 256
+            return values.astype(np.int64).astype(np.uint8) // self._quantization
 
     def hashes(self, row: np.ndarray) -> np.ndarray:
         """Return the hashes of the windows of a flat row that show something."""
         levels, window = self._levels(row), self._window
-        terms = self._of_level[levels] * self._powers
+        terms = self._of_level.take(levels) * self._powers
         hashes = _mixed(_sums(terms, window, np.uint64) * self._shifts)
         if self._any_background:
             shows = _sums(levels != self._background, window, np.int32) > 0
