@@ -8,7 +8,7 @@ from torch import nn
 
 from sk_advdef._torch._blocks import Affine, TwoColumns
 from sk_advdef._torch._interval import Interval
-from sk_advdef._torch._interval_rules import unit_of
+from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._transformer_views import Scale, Select
 from sk_advdef._torch._views import Branches, _Times
 
@@ -39,10 +39,10 @@ def rounding_of(
 
     The width of the bounds is that of the map and that of rounding, added up.
     """
-    kind = torch.float32 if dtype == np.float32 else torch.float64
+    kind = kind_of(dtype)
     ends = [torch.tensor(end) for end in (lower, upper)]
     widths = [
-        view(Interval(*ends, dtype=kind, unit=unit)).radius
+        view(Interval(*ends, dtype=kind, unit=unit, raw=True)).radius
         for unit in (unit_of(kind, torch.device("cpu")), 0.0)
     ]
     return (widths[0] - widths[1]).clamp_min(0).numpy()

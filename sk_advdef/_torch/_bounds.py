@@ -24,7 +24,7 @@ from sk_advdef._torch._interval import (
     gamma,
     least,
 )
-from sk_advdef._torch._interval_rules import unit_of
+from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._net import frozen
 from sk_advdef._torch._registry import build
 
@@ -99,7 +99,7 @@ def _elided(layer: Linear, columns: torch.Tensor) -> torch.Tensor:
     rounding = gamma(source, weight.shape[1] + 16)
     if rounding:
         size = nn.functional.linear(source.magnitude, weight.abs(), bias.abs())
-        error = rounding * size + least(source, weight.shape[1])
+        error = rounding * size + least(source, weight.shape[1]) + layer.error
         lead = lead - error - error[rows, columns][:, None]
     return lead
 
@@ -142,7 +142,7 @@ def certified_margins(
     ends, ``dtype`` is that of the rows. Returns float64, shape (n_samples,).
     """
     margins = []
-    kind = torch.float32 if dtype == np.float32 else torch.float64
+    kind = kind_of(dtype)
     _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
     with torch.no_grad():
         for rows in gen_batches(len(lower), ROWS_AT_A_TIME):
@@ -150,7 +150,8 @@ def certified_margins(
                 torch.tensor(end[rows], dtype=torch.float64) for end in (lower, upper)
             ]
             unit = unit_of(kind, torch.device("cpu"))
-            scores = propagate(view, Interval(*ends, dtype=kind, unit=unit))
+            box = Interval(*ends, dtype=kind, unit=unit, raw=True)
+            scores = propagate(view, box)
             own = torch.tensor(columns[rows], device=scores.lower.device)
             margins.append(_certain(scores, own).cpu().numpy())
     return np.concatenate(margins) if margins else np.zeros(0)

@@ -43,11 +43,15 @@ class Unbounded(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Where bounds come from: ``source @ weight.T + bias``, a column a row."""
+    """Where bounds come from: ``source @ weight.T + bias``, a column a row.
+
+    ``error`` is what rounding after the layer can make of a score at most.
+    """
 
     source: Interval
     weight: torch.Tensor
     bias: torch.Tensor
+    error: Any = 0.0
 
 
 class Interval(torch.Tensor):
@@ -82,6 +86,8 @@ class Interval(torch.Tensor):
     closed: str
     #: whether it may share its memory with others, so that none may be written to
     shared: bool
+    #: whether these are rows that nothing has computed with
+    raw: bool
 
     @staticmethod
     def __new__(
@@ -96,6 +102,7 @@ class Interval(torch.Tensor):
         linear: Linear | None = None,
         closed: str = "",
         shared: bool = False,
+        raw: bool = False,
     ) -> Interval:
         """Make bounds that hold no values of their own."""
         self = torch.Tensor._make_wrapper_subclass(
@@ -104,6 +111,7 @@ class Interval(torch.Tensor):
         self._ends, self._middle = (lower, upper), None
         self.unit, self.point, self.seen = unit, point, seen
         self.linear, self.closed, self.shared = linear, closed, shared
+        self.raw = raw
         return self
 
     # each of the two forms is made from the other when it is first asked for
@@ -222,7 +230,7 @@ class Interval(torch.Tensor):
 def _within_range(found: Any) -> Any:
     """Leave nothing known of what the dtype that is bounded may not hold."""
     if isinstance(found, Interval) and found.unit:
-        beyond = found.magnitude > torch.finfo(_dtype(found)).max / 2
+        beyond = found.magnitude > largest_held(found)
         if bool(beyond.any()):
             lower, upper = (end.masked_fill(beyond, torch.nan) for end in found.ends)
             found = found.like(lower, upper, found.point)
@@ -273,6 +281,11 @@ def gamma(x: Interval, terms: int) -> float:
     the bounds where they are computed in the same precision.
     """
     return 4 * (terms + 4) * x.unit
+
+
+def largest_held(x: Interval) -> float:
+    """Return the largest value that the module is sure to hold."""
+    return torch.finfo(_dtype(x)).max / 2
 
 
 def least(x: Interval, terms: int) -> float:

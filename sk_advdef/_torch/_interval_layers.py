@@ -16,6 +16,7 @@ from sk_advdef._torch._interval import (
     Unbounded,
     gamma,
     intervals,
+    largest_held,
     least,
     rule,
 )
@@ -45,11 +46,16 @@ def _linear_map(
     center, radius = x.center, x.radius
     rounding = gamma(x, terms)
     if rounding:
-        radius = radius + rounding * (center.abs() + radius) + least(x, terms)
+        radius = radius + rounding * (center.abs() + radius)
     middle = apply(center, factor, shift)
     spread = apply(
         radius, factor.abs(), shift.abs() * rounding if _adds(x, bias) else None
     )
+    if rounding:
+        # products underflow by as much whatever the weights are; and a partial sum,
+        # of which spread holds a share, may be more than the module can hold
+        spread = spread + least(x, terms)
+        spread = spread.masked_fill(spread > rounding * largest_held(x), torch.nan)
     point = None if x.point is None else apply(x.point, factor, shift)
     return x.around(middle, spread, point, dtype=dtype, **more)
 
@@ -114,7 +120,10 @@ def average(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
         raise Unbounded("no bounds are known for a sum over rows")
     if x.unit:
         terms = max(1, math.prod(x.shape[1:]))
-        error = gamma(x, terms) * func(x.magnitude, *args, **kwargs) + least(x, terms)
+        size = func(x.magnitude, *args, **kwargs)
+        error = gamma(x, terms) * size + least(x, terms)
+        # a mean is a sum first
+        error = error.masked_fill(size > largest_held(x) / terms, torch.nan)
     return found.like(found.lower, found.upper, found.point, error=error)
 
 
@@ -170,7 +179,11 @@ def batch_norm(
     if x.unit:
         size = x.magnitude * scale.abs() + (mean.view(shape) * scale).abs()
         size = size + (0 if bias is None else wide(x, bias).abs().view(shape))
-        spread = spread + gamma(x, ELEMENTARY) * size + least(x, 4)
+        # the factor is rounded too, and may underflow
+        below = least(x, 4) * (1 + x.magnitude + mean.abs().view(shape))
+        spread = spread + gamma(x, ELEMENTARY) * size + below
+        beyond = torch.maximum(size, scale.abs()) > largest_held(x)
+        spread = spread.masked_fill(beyond, torch.nan)
     point = None
     if x.point is not None:
         point = x.point * scale + shift

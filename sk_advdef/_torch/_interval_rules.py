@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -23,6 +26,9 @@ _T = torch.Tensor
 #: Relative error of an elementary function, in units of rounding.
 ELEMENTARY = 16
 
+#: Up to here the exponential of a softplus is held by every dtype.
+HIGHEST_THRESHOLD = 80.0
+
 
 def unit_of(dtype: torch.dtype, device: torch.device) -> float:
     """Largest relative error of one operation in a dtype, as torch is set now."""
@@ -33,6 +39,15 @@ def unit_of(dtype: torch.dtype, device: torch.device) -> float:
         if torch.get_float32_matmul_precision() != "highest":
             unit = 2.0**-8
     return unit
+
+
+def kind_of(dtype: np.dtype) -> torch.dtype:
+    """Return the dtype that models compute in on rows of a dtype.
+
+    Rows of float16 stay what they are in transformers of scikit-learn.
+    """
+    kinds = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
+    return kinds.get(np.dtype(dtype), torch.float64)
 
 
 # --- layout: the same for lower, upper and point
@@ -99,7 +114,9 @@ def getitem(func: Any, x: Interval, index: Any) -> Interval:
         whole = isinstance(rows, slice) and rows == slice(None)
         if whole and isinstance(columns, slice):
             source, weight, bias = x.linear.source, x.linear.weight, x.linear.bias
-            linear = Linear(source, weight[columns], bias[columns])
+            error = x.linear.error
+            error = error[:, columns] if torch.is_tensor(error) else error
+            linear = Linear(source, weight[columns], bias[columns], error)
     x.shared = True
     return each(func, x, (x, index), {}, linear=linear, shared=True)
 
@@ -121,7 +138,9 @@ def to(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Any:
     x.shared = True
     if not x.unit:
         return x.like(lower, upper, point, linear=x.linear, **more)
-    unit = max(x.unit, unit_of(found.dtype, found.device))
+    widest = torch.float32 if x.raw and x.dtype == torch.float16 else x.dtype
+    unit = x.unit if widest == x.dtype else unit_of(widest, found.device)
+    unit = max(unit, unit_of(found.dtype, found.device))
     error = None
     if torch.finfo(found.dtype).eps > torch.finfo(x.dtype).eps:
         smallest = torch.finfo(found.dtype).tiny
@@ -175,12 +194,20 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     if x.seen is not None and func in _TRACED:
         x.seen.append((x.lower, x.upper))
     func = _WRITING.get(func, func)
+    fall = _softplus_fall(*args, **kwargs) if func is F.softplus else 0.0
     found = each(func, x, (x, *args), kwargs)
     if x.unit and func not in _EXACT:
         size = found.magnitude if func in _CLAMPED else 1 + found.magnitude
-        error = ELEMENTARY * x.unit * size
+        error = ELEMENTARY * x.unit * size + fall
         found = found.like(found.lower, found.upper, found.point, error=error)
     return x.written(found) if writes else found
+
+
+def _softplus_fall(beta: float = 1.0, threshold: float = 20.0) -> float:
+    """How far softplus falls where it turns into a line."""
+    if not (beta > 0 and threshold <= HIGHEST_THRESHOLD):
+        raise Unbounded("no bounds are known for softplus() with this threshold")
+    return math.log1p(math.exp(-threshold)) / beta
 
 
 @rule(torch.neg, _T.neg, _T.__neg__, torch.negative, _T.negative)
@@ -227,11 +254,14 @@ def add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Interval:
     else:
         other, unit = wide(x, y), x.unit
         lower, upper = x.lower + other, x.upper + other
-        if x.linear is not None and (not torch.is_tensor(y) or y.ndim <= 1):
-            bias = x.linear.bias + other
-            linear = Linear(x.linear.source, x.linear.weight, bias)
-        other = abs(other)
+        linear, other = x.linear, abs(other)
     error = 4 * unit * (x.magnitude + other) if unit else None
+    if linear is not None and (not torch.is_tensor(y) or y.ndim <= 1):
+        bias, after = linear.bias + wide(x, y), linear.error
+        after = after if error is None else after + error
+        linear = Linear(linear.source, linear.weight, bias, after)
+    else:
+        linear = None
     more = {"dtype": dtype, "unit": unit, "linear": linear}
     return x.like(lower, upper, point, error=error, **more)
 
@@ -267,13 +297,15 @@ def mul(func: Any, x: Any, y: Any) -> Interval:
         x, y = y, x
     point, dtype, linear = _points(torch.mul, x, y), result_dtype(x, y), None
     if not isinstance(y, Interval):
-        factor = wide(x, y)
-        if x.linear is not None and not torch.is_tensor(y) and y > 0:
-            parts = x.linear
-            linear = Linear(parts.source, parts.weight * y, parts.bias * y)
+        factor, error = wide(x, y), 0.0
         center, radius = x.center * factor, x.radius * abs(factor)
         if x.unit:
-            radius = radius + 8 * x.unit * (center.abs() + radius) + least(x, 1)
+            error = 8 * x.unit * (center.abs() + radius) + least(x, 1)
+            radius = radius + error
+        if x.linear is not None and not torch.is_tensor(y) and y > 0:
+            parts = x.linear
+            after = parts.error * y + error
+            linear = Linear(parts.source, parts.weight * y, parts.bias * y, after)
         return x.around(center, radius, point, dtype=dtype, linear=linear)
     ends = [a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper)]
     lower, upper = ends[0], ends[0]
@@ -291,13 +323,16 @@ def div(func: Any, x: Any, y: Any) -> Interval:
     if isinstance(y, Interval) or not isinstance(x, Interval):
         raise Unbounded("no bounds are known for a division by bounds")
     found = x * (1 / (wide(x, y) if torch.is_tensor(y) else y))
+    error, linear = 4 * x.unit * found.magnitude if x.unit else None, found.linear
+    if linear is not None and error is not None:
+        linear = replace(linear, error=linear.error + error)
     return found.like(
         found.lower,
         found.upper,
         _points(torch.div, x, y),
-        error=4 * x.unit * found.magnitude if x.unit else None,
+        error=error,
         dtype=result_dtype(x, y),
-        linear=found.linear,
+        linear=linear,
     )
 
 

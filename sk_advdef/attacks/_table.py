@@ -81,6 +81,12 @@ class Table:
         return _like_frame(self._given, values, rows, self.numeric)
 
     @property
+    def computed(self) -> np.dtype:
+        """The dtype that models compute in on these rows."""
+        # scikit-learn's transformers stay in float16
+        return self.dtype if self.dtype == np.float16 else self.values.dtype
+
+    @property
     def width(self) -> int:
         """Number of columns, with those that are kept aside."""
         return self.values.shape[1] if self._given is None else len(self.names)

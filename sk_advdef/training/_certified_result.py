@@ -72,6 +72,6 @@ def certificate(
         columns = np.searchsorted(classes, answers)
         view = bounded_view(estimator)
         margin = certified_margins(
-            view, lower, upper, columns, dtype=table.values.dtype
+            view, lower, upper, columns, dtype=table.computed
         )
     return CertifiedResult(margin > 0, margin)
