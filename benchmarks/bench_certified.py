@@ -224,15 +224,19 @@ def _line(name: str, units: list[Unit]) -> list[str]:
         f"{mean('certified_of_attacked'):.1%}",
         f"{mean('attacked'):.1%}",
         f"{gap:.1%}",
-        _verdict(name, params["data"], low, mean("minutes")),
+        _verdict(name, params["data"], low, mean("minutes"), len(units)),
     ]
 
 
-def _verdict(name: str, data: str, low: float, minutes: float) -> str:
+def _verdict(name: str, data: str, low: float, minutes: float, n_seeds: int) -> str:
     """Hold the lower end of the interval against what is wanted."""
     if name not in TARGETS or data != "mnist":
         return ""
     wanted, time_wanted = TARGETS[name]
+    if n_seeds < len(SEEDS):
+        return (
+            f"{wanted:.1%} in {time_wanted} min: open, {n_seeds} of {len(SEEDS)} seeds"
+        )
     met = low >= wanted and minutes <= 1.1 * time_wanted
     return f"{wanted:.1%} in {time_wanted} min: {'met' if met else 'missed'}"
 
