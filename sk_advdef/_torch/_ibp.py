@@ -141,7 +141,8 @@ class BoundedSteps:
         return {name: getattr(self, f"_{name}") for name in names}
 
     def _on_epoch_begin(self, original: Any, *args: Any, **params: Any) -> Any:
-        self.epoch, self.seen = self.epoch + 1, 0
+        # which a checkpoint may have brought
+        self.epoch, self.seen = len(self.net.history), 0
         self.rows = len(params["dataset_train"])
         return original(*args, **params)
 

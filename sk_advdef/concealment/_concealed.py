@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.metaestimators import available_if
 
+from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._models import rejection_of
 from sk_advdef._validation import check_number, check_option
 from sk_advdef.concealment._feedback import noisy, one_hot, only_top, rounded
@@ -130,6 +131,7 @@ class ConcealedClassifier(WrappingClassifier):
     def _key(self) -> bytes:
         return key_from(self, self.secret, "noise of probabilities")
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> ConcealedClassifier:
         """Fit the classifier within; a frozen one stays as it is.
 

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 
+from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._models import is_frozen, unfrozen
 from sk_advdef.concealment._feedback import one_hot
 from sk_advdef.concealment._guarding import Guarding
@@ -177,6 +178,7 @@ class GuardedClassifier(Guarding):
         self.secret = secret
         self.clock = clock
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> GuardedClassifier:
         """Fit the classifier and the monitor; what is frozen stays as it is.
 

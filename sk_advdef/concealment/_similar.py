@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sk_advdef._base import all_or_nothing
 from sk_advdef._validation import (
     check_number,
     check_option,
@@ -248,6 +249,7 @@ class SimilarQueryDetector(Remembering):
 
     # what is learned
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> SimilarQueryDetector:
         """Learn how similar genuine rows are to one another, and forget all queries.
 

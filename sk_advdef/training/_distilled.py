@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._fingerprint import (
     check_memory_parameter,
     fingerprint,
@@ -170,6 +171,7 @@ class DistilledClassifier(TrainingClassifier):
         self.memory = memory
         self.random_state = random_state
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> DistilledClassifier:
         """Train the teacher, then the student on its softened answers.
 

@@ -49,8 +49,10 @@ def at_temperature(
     """
     import torch
 
-    from sk_advdef._torch._net import hooked, output_kind, view_of_net
+    from sk_advdef._torch._net import output_kind, view_of_net
+    from sk_advdef._torch._resume import hooked, take_part
 
+    take_part(net, {"temperature": temperature, "soft": soft})
     kind = output_kind(net)
     scores_of = view_of_net(net).scores
     targets = None if soft is None else torch.tensor(soft, dtype=torch.float32)

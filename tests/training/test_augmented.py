@@ -18,7 +18,8 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from sk_advdef import PGD, AdversariallyAugmentedClassifier, RandomSearch, as_module
-from sk_advdef._torch._net import NetClassifier, hooked
+from sk_advdef._torch._net import NetClassifier
+from sk_advdef._torch._resume import hooked
 from sk_advdef.attacks._base import Attack
 from sk_advdef.nets import DropoutMLP
 from tests._instances import make_rows, small_net
