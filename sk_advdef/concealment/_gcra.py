@@ -58,17 +58,25 @@ def parse_rate(owner: object, limit: object, burst: object) -> Rate | None:
     return Rate(interval, interval * ahead, count)
 
 
+def bounded(ahead_until: int, now: int, tolerance: int) -> int:
+    """Return an arrival time no further ahead than debts go.
+
+    It is further ahead only where the clock was set back. Stores keep this in its
+    place, also where a debit is refused: else nobody could ask until the clock has come
+    back to where it was.
+    """
+    return min(ahead_until, now + 2 * tolerance)
+
+
 def gcra(ahead_until: int, now: int, debit: int, tolerance: int) -> tuple[int, int]:
     """Return the new arrival time, and how long to wait before the debit is allowed.
 
-    A wait of 0 or less means that it is allowed now. A clock that was set back cannot
-    lock anybody out for longer than twice the tolerance.
+    A wait of 0 or less means that it is allowed now.
     """
-    start = min(max(ahead_until, now), now + 2 * tolerance)
+    start = bounded(max(ahead_until, now), now, tolerance)
     return start + debit, start + debit - now - tolerance
 
 
 def forced(ahead_until: int, now: int, debit: int, tolerance: int) -> int:
     """Return the new arrival time of a debit that is taken in any case."""
-    start = min(max(ahead_until, now), now + 2 * tolerance)
-    return min(start + debit, now + 2 * tolerance)
+    return bounded(max(ahead_until, now) + debit, now, tolerance)

@@ -90,6 +90,7 @@ class History:
         remembered again.
         """
         with self.lock:
+            self._set_back(query.time)
             self._expire(query.time)
             own = self.shares.code(query.account)
             earlier = self._position_of(query.digest, own)
@@ -149,6 +150,21 @@ class History:
         at = self.shares.drop_oldest(code, self.columns["following"])
         self.columns["alive"][at] = False
         self.n_alive -= 1
+
+    @property
+    def latest(self) -> float:
+        """Time of the last row."""
+        c = self.columns
+        return float(c["time"][c.n - 1]) if c.n else -np.inf
+
+    def _set_back(self, now: float) -> None:
+        """Take rows from a time to come for rows of now: the clock was set back.
+
+        Else they, and all behind them, would be kept until the clock has come there.
+        """
+        if self.latest > now:
+            times = self.columns["time"][: self.columns.n]
+            times[np.searchsorted(times, now, side="right") :] = now
 
     def _expire(self, now: float) -> None:
         """Drop rows that are too old; they stand in order of their time."""

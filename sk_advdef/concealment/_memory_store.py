@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from sk_advdef.concealment._gcra import forced, gcra
+from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import Entry
 
 
@@ -45,6 +45,8 @@ class MemoryStore:
                 new[key], wait = gcra(ahead.get(key, 0), now, debit, tolerance)
                 longest = max(longest, wait)
             if longest > 0:
+                for key in ahead.keys() & debits.keys():
+                    ahead[key] = bounded(ahead[key], now, tolerance)
                 return longest
             ahead.update(new)
             if len(ahead) > self._purge_at:

@@ -19,24 +19,32 @@ HIT = (
     + """
 local tolerance, now, force = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 if now < 0 then now = clock() end
-local new, longest = {}, 0
+local most = now + 2 * tolerance
+local function keep(key, until_)
+  local left = math.max(math.ceil((until_ - now) / 1000), 0) + 60000
+  redis.call('SET', key, string.format('%.0f', until_),
+    'PX', string.format('%.0f', left))
+end
+local new, back, longest = {}, {}, 0
 for i, key in ipairs(KEYS) do
   local debit = tonumber(ARGV[3 + i])
   local start = math.max(tonumber(redis.call('GET', key) or 0), now)
-  start = math.min(start, now + 2 * tolerance)
+  if start > most then
+    start = most
+    back[#back + 1] = key
+  end
   new[i] = start + debit
   if force then
-    new[i] = math.min(new[i], now + 2 * tolerance)
+    new[i] = math.min(new[i], most)
   else
     longest = math.max(longest, new[i] - now - tolerance)
   end
 end
-if longest > 0 then return longest end
-for i, key in ipairs(KEYS) do
-  local left = math.max(math.ceil((new[i] - now) / 1000), 0) + 60000
-  redis.call('SET', key, string.format('%.0f', new[i]),
-    'PX', string.format('%.0f', left))
+if longest > 0 then
+  for _, key in ipairs(back) do keep(key, most) end
+  return longest
 end
+for i, key in ipairs(KEYS) do keep(key, new[i]) end
 return 0
 """
 )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 
-from sk_advdef.concealment._gcra import forced, gcra
+from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import PAGE, Entry, StoreError
+
+logger = logging.getLogger("sk_advdef.concealment")
 
 TABLES = """
 PRAGMA journal_mode = WAL;
@@ -42,11 +45,21 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
+        #: which file is open, by device and number
+        self._file: tuple[int, int] | None = None
         self._hits = 0
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._owner == os.getpid():
-            return self._connection
+            if self._file == self._file_there():
+                return self._connection
+            # to go on with a file that nobody else sees would open the limit
+            logger.warning(
+                "the file of a store was removed or replaced, and with it what was "
+                "remembered: %s",
+                self._path,
+            )
+            self._drop()
         # a connection must not be used, nor closed, on the other side of a fork
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
@@ -57,7 +70,22 @@ class SqliteStore:
         )
         self._make_tables(connection)
         self._connection, self._owner = connection, os.getpid()
+        self._file = self._file_there()
         return connection
+
+    def _file_there(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _drop(self) -> None:
+        """Close the file, to open it anew at the next call."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._owner == os.getpid():
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         """Make the tables; the change to a write-ahead log does not wait by itself."""
@@ -65,8 +93,8 @@ class SqliteStore:
         while True:
             try:
                 connection.executescript(TABLES)
-            except sqlite3.OperationalError:
-                if time.monotonic() > until:
+            except sqlite3.Error as error:
+                if not _is_busy(error) or time.monotonic() > until:
                     connection.close()
                     raise
                 time.sleep(0.01)
@@ -84,11 +112,15 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                # which SQLite does itself where the disk is full
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
+            if not _is_busy(error):
+                self._drop()
             raise StoreError(f"sqlite: {error}") from error
         finally:
             self._lock.release()
@@ -105,18 +137,22 @@ class SqliteStore:
         with self._transaction() as connection:
             if now is None:
                 now = time.time_ns() // 1000
-            new, longest = {}, 0
+            new, back, longest = {}, {}, 0
             for key, debit in debits.items():
                 found = connection.execute(
                     "SELECT until FROM ahead WHERE key = ?", (key,)
                 ).fetchone()
                 until = found[0] if found else 0
+                kept = bounded(until, now, tolerance)
+                if kept != until:
+                    back[key] = kept
                 if force:
                     new[key] = forced(until, now, debit, tolerance)
                     continue
                 new[key], wait = gcra(until, now, debit, tolerance)
                 longest = max(longest, wait)
             if longest > 0:
+                connection.executemany("REPLACE INTO ahead VALUES (?, ?)", back.items())
                 return longest
             connection.executemany("REPLACE INTO ahead VALUES (?, ?)", new.items())
             self._hits += 1
@@ -180,6 +216,10 @@ class SqliteStore:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            if self._connection is not None and self._owner == os.getpid():
-                self._connection.close()
-            self._connection = None
+            self._drop()
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether another process is at work on the file, and nothing is wrong with it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -103,7 +103,10 @@ class Watch:
         )
         while page:
             for number, record in page:
-                self.history.observe(unpacked(record, self._kind))
+                other = unpacked(record, self._kind)
+                # the clock of another host must not make this one forget
+                when = max(self.history.latest, min(other.time, queries[0].time))
+                self.history.observe(other._replace(time=when))
                 self._cursor = number
             page = store.read(self._stream, self._cursor, first)
         self._cursor = first + len(fresh) - 1
