@@ -81,7 +81,7 @@ class Training:
     def watched(self) -> Iterator[None]:
         """Stand by a net while it trains."""
         vars(self.net)["training_"] = self
-        names = ("fit_loop", "on_epoch_begin", "on_epoch_end", "save_params")
+        names = ("fit_loop", "notify", "save_params")
         try:
             with hooked(
                 self.net, **{name: getattr(self, f"_{name}") for name in names}
@@ -169,20 +169,16 @@ class Training:
             set_generators(self._pending)
             self._pending = None
 
-    def _on_epoch_begin(
-        self, original: Callable[..., Any], *args: Any, **params: Any
+    def _notify(
+        self, original: Callable[..., Any], name: str, *args: Any, **params: Any
     ) -> Any:
-        self._set_pending()
+        """Pass on what skorch tells its callbacks, which may end training by it."""
+        if name not in ("on_epoch_begin", "on_epoch_end"):
+            return original(name, *args, **params)
+        if name == "on_epoch_begin":
+            self._set_pending()
         self.is_under_way = False
-        result = original(*args, **params)
-        self.is_under_way = True
-        return result
-
-    def _on_epoch_end(
-        self, original: Callable[..., Any], *args: Any, **params: Any
-    ) -> Any:
-        self.is_under_way = False
-        result = original(*args, **params)
+        result = original(name, *args, **params)
         self.is_under_way = True
         return result
 

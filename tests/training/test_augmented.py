@@ -282,7 +282,7 @@ def test_collapse_is_noticed():
         optimizer=torch.optim.SGD,
         lr=0.3,
         max_epochs=10,
-        callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda e: 1 if e < 8 else 1e4)],
+        callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda e: 1 if e < 8 else 1e2)],
     )
     with pytest.warns(UserWarning, match=r"fell from .*\(catastrophic.*see history_"):
         model = make(net).fit(X, y)
