@@ -45,7 +45,12 @@ def remembered(memory: Any, key: Callable[[], str], compute: Callable[[], Any]) 
     """Return what ``compute`` returns, from ``memory`` where the key is known there."""
     if memory is None:
         return compute()
-    answer = check_memory(memory).cache(_answer, ignore=["compute"])
+    try:
+        answer = check_memory(memory).cache(_answer, ignore=["compute"])
+    except OSError as error:
+        raise OSError(
+            f"Nothing can be kept in the folder of memory={memory!r}: {error}"
+        ) from error
     return answer(key(), compute)
 
 
@@ -74,7 +79,7 @@ def fingerprint(*values: Any) -> str:
     return digest.hexdigest()
 
 
-def _feed(put: Callable[[bytes], None], value: Any, seen: dict[int, Any]) -> None:
+def _feed(put: Callable[[Any], None], value: Any, seen: dict[int, Any]) -> None:
     """Write a value in a form of its own."""
     value = unfrozen(value)
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
@@ -132,11 +137,13 @@ def _plain(constant: Any) -> Any:
 
 
 def _feed_array(put: Any, feed: Any, array: np.ndarray) -> None:
-    if array.dtype == object:
+    if array.dtype.hasobject:
         feed(array.tolist())
         return
     put(f"{array.dtype.str} {array.shape}".encode())
-    put(np.ascontiguousarray(array).tobytes())
+    if array.nbytes:
+        # as it lies: rows of a file that is larger than memory are not copied
+        put(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _feed_dict(feed: Any, values: dict[Any, Any]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing, check_array, gen_batches, get_tags
+from sklearn.utils import check_array, get_tags
 from sklearn.utils.metaestimators import _BaseComposition
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._images import resolve_layout
 from sk_advdef._torch._models import (
@@ -20,12 +20,10 @@ from sk_advdef._torch._models import (
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import invalid
 from sk_advdef.detection._base import Detector
+from sk_advdef.detection._blocks import blocks_of
 from sk_advdef.squeezers._base import Squeezer
 from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
 from sk_advdef.squeezers._median import MedianSqueezer
-
-#: Values of the input that are squeezed and answered at a time.
-VALUES_AT_A_TIME = 1 << 22
 
 #: Numbers of channels that an image is likely to have.
 LIKELY_CHANNELS = (1, 3, 4)
@@ -290,9 +288,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         return np.asarray(proba, dtype=np.float64)
 
     def _raw_distances(self, X: Any) -> np.ndarray:
-        width = max(1, int(np.prod(np.shape(X)[1:])))
-        blocks = gen_batches(_num_samples(X), max(1, VALUES_AT_A_TIME // width))
-        return np.concatenate([self._of_block(_safe_indexing(X, b)) for b in blocks])
+        return np.concatenate([self._of_block(block) for block in blocks_of(X)])
 
     def _of_block(self, X: Any) -> np.ndarray:
         proba = self._proba(X)

@@ -14,6 +14,7 @@ from sk_advdef import (
     CombinedDetector,
     DensityDetector,
     DropoutUncertaintyDetector,
+    FeatureSqueezingDetector,
 )
 from sk_advdef.detection import _blocks
 from tests._instances import small_net
@@ -28,6 +29,8 @@ DETECTORS = {
     "mahalanobis": DensityDetector(GaussianNB(), method="mahalanobis", random_state=0),
     "density of a net": DensityDetector(NET, random_state=0),
     "dropout": DropoutUncertaintyDetector(NET, n_passes=3, random_state=0),
+    "squeezing": FeatureSqueezingDetector(LINEAR, random_state=0),
+    "squeezing a net": FeatureSqueezingDetector(NET, random_state=0),
     "combined": CombinedDetector(
         [
             ("kernels", DensityDetector()),

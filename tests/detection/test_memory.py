@@ -1,6 +1,7 @@
 """What detectors and their scorer remember, and what makes them forget."""
 
 import pickle
+import tracemalloc
 import warnings
 
 import joblib
@@ -153,6 +154,24 @@ def test_fingerprints():
     models = [LogisticRegression(C=c).fit(X, y) for c in (1.0, 1.0, 2.0)]
     told = [fingerprint(model) for model in models]
     assert told[0] == told[1] != told[2]
+
+
+@pytest.mark.parametrize("kind", ["f4", "U3", "M8[s]", [("a", "f8"), ("b", "O")]])
+@pytest.mark.parametrize("shape", [(), (0, 2), (2, 3)])
+def test_fingerprints_of_arrays_of_any_kind(kind, shape):
+    array = np.zeros(shape, kind)
+    assert fingerprint(array) == fingerprint(array.copy())
+    assert fingerprint(array) != fingerprint(array[None])
+
+
+def test_rows_are_not_copied_for_a_fingerprint():
+    rows = np.zeros((1000, 1000), np.float32)
+    tracemalloc.start()
+    try:
+        fingerprint(rows)
+        assert tracemalloc.get_traced_memory()[1] < rows.nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 class Own(LogisticRegression):

@@ -33,7 +33,7 @@ from sk_advdef import (
 )
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._registry import has_view
-from sk_advdef.detection import _squeezing
+from sk_advdef.detection import _blocks
 from sk_advdef.detection._threshold import conformal_offset
 from tests._instances import make_rows, small_net
 from tests._torch._cases import make_net
@@ -83,7 +83,7 @@ def test_distances(estimator, global_generators, monkeypatch):
     for i in (0, 7):
         one = found.score_samples(X[i : i + 1])
         np.testing.assert_allclose(one, scores[i : i + 1], **tolerance)
-    monkeypatch.setattr(_squeezing, "VALUES_AT_A_TIME", 40)
+    monkeypatch.setattr(_blocks, "VALUES_AT_A_TIME", 40)
     np.testing.assert_allclose(found.score_samples(X), scores, **tolerance)
     again = make(estimator).fit(X, y)
     np.testing.assert_allclose(again.score_samples(X), scores, **tolerance)
