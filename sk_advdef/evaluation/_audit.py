@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import _safe_indexing
 
+from sk_advdef._files import written_whole
 from sk_advdef._images import resolve_layout
 from sk_advdef._version import __version__
 from sk_advdef.evaluation import _audit_inputs as inputs
@@ -194,21 +196,26 @@ def _layout(data: inputs.Data, image_shape: Any, channel_axis: int) -> Any:
     return layout if len(layout.shape) > 1 else None
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that cannot be written to, before hours of attacks."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise AuditError(f"--out={out}: {there} is no folder that can be written to.")
+
+
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Make the audit that the command line asks for; return its exit code."""
     from sk_advdef.evaluation._audit_page import page
 
     command = shlex.join(["sk-advdef", *argv])
     try:
+        _check_folder(args.out)
         found = audit(args, command)
-        args.out.mkdir(parents=True, exist_ok=True)
         written = json.dumps(found.to_dict(), indent=2, allow_nan=False)
         targets: dict[Path, str] = {
             args.out / "report.json": written,
             args.out / "report.html": page(found),
         }
-        for target, text in targets.items():
-            target.write_text(text + "\n", encoding="utf-8")
     except AuditError as error:
         print(visible(f"sk-advdef audit: {error}"), file=sys.stderr)
         return NO_AUDIT
@@ -222,5 +229,14 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     # a terminal does what control characters tell it
     said = "\n\n".join(map(str, (found.report, found.diagnosis, found.verdict)))
     print(visible(said))
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        with written_whole(*targets) as parts:
+            for part, text in zip(parts, targets.values(), strict=True):
+                part.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        why = f"the report could not be written to {args.out}: {error}"
+        print(visible(f"sk-advdef audit: {why}"), file=sys.stderr)
+        return NO_AUDIT
     print("\nWritten:", *(visible(str(target)) for target in targets))
     return FAILED if found.failures else PASSED
