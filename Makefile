@@ -7,7 +7,7 @@ FUZZ_CASES ?= 20000
 SERVICE_PACKAGES ?= chromium redis-server
 
 # What covers no line that other tests leave out.
-CHECKS := tests/test_common.py tests/test_cluster.py tests/test_dask_arrays.py
+CHECKS := tests/test_common.py tests/test_cluster.py tests/test_dask_arrays.py tests/fuzz
 
 VENV := .venv
 BIN := $(VENV)/bin
