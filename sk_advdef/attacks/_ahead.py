@@ -84,7 +84,10 @@ def rows_like(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def length(delta: torch.Tensor) -> torch.Tensor:
     """L2 norm of each row."""
-    return delta.flatten(1).norm(dim=1)
+    flat = delta.flatten(1)
+    # the largest entry first, so that no square overflows or is lost
+    peak = flat.abs().amax(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
+    return (flat / peak[:, None]).norm(dim=1) * peak
 
 
 def direction(grad: torch.Tensor) -> torch.Tensor:

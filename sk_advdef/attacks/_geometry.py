@@ -11,6 +11,9 @@ from sk_advdef._validation import check_number, invalid
 
 NORMS = ("linf", "l2")
 
+#: Between these the squares of float64 neither overflow nor lose digits.
+LOWEST_SQUARED, HIGHEST_SQUARED = 1e-140, 1e140
+
 
 def check_eps(
     owner: object, eps: Any, sample_shape: tuple[int, ...], *, name: str = "eps"
@@ -95,7 +98,13 @@ def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
         return np.abs(flat).max(axis=1, initial=0)
     if norm == "l0":
         return (flat != 0).sum(axis=1).astype(np.float64)
-    return np.sqrt((flat * flat).sum(axis=1))
+    peak = np.abs(flat).max(axis=1, initial=0)
+    if not ((peak > HIGHEST_SQUARED) | ((peak < LOWEST_SQUARED) & (peak > 0))).any():
+        return np.sqrt((flat * flat).sum(axis=1))
+    # powers of two change no digit
+    power = np.frexp(peak)[1]
+    unit = np.ldexp(flat, -power[:, None])
+    return np.ldexp(np.sqrt((unit * unit).sum(axis=1)), power)
 
 
 def relative(delta: np.ndarray, eps: np.ndarray) -> np.ndarray:

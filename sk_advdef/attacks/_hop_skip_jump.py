@@ -412,7 +412,7 @@ class _Walk:
                 answers += side.sum(axis=1)
             balance[part] = answers / number
             total[part] = weighted - balance[part][:, None] * plain
-        size = np.linalg.norm(total, axis=1, keepdims=True)
+        size = lengths(total, "l2")[:, None]
         return total / np.maximum(size, np.finfo(np.float64).tiny), balance
 
     def probes(self, at: np.ndarray, count: int) -> np.ndarray:

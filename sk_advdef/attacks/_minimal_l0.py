@@ -50,8 +50,9 @@ def jsma(
         new = torch.minimum(new, end) if theta > 0 else torch.maximum(new, end)
         at = rows[:, None].expand_as(pair)[exists], pair[exists]
         x[at] = new[exists]
-        # without an end a feature would be moved for ever: there, once
-        usable[at] = ((new != end) & torch.isfinite(end))[exists]
+        # without an end, or where theta is less than rounding, a feature would be moved
+        # for ever: there, once
+        usable[at] = ((new != end) & (new != old) & torch.isfinite(end))[exists]
     return x.reshape(shape), hit, passes
 
 
