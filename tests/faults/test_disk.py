@@ -1,6 +1,7 @@
 """Disks that are full and folders that cannot be written to; files that are cut."""
 
 import os
+import signal
 from types import SimpleNamespace
 
 import joblib
@@ -123,3 +124,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with written_whole(link) as parts:
         parts[0].write_text("new")
     assert link.is_symlink() and target.read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_while_a_file_is_written(tmp_path):
+    target = tmp_path / "report"
+    target.write_text("old")
+    child = os.fork()
+    if child == 0:
+        with written_whole(target) as parts:
+            parts[0].write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert target.read_text() == "old"
+    # what is left of it is in nobody's way
+    with written_whole(target) as parts:
+        parts[0].write_text("new")
+    assert target.read_text() == "new" and os.listdir(tmp_path) == ["report"]
