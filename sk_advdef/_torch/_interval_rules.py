@@ -297,14 +297,14 @@ def mul(func: Any, x: Any, y: Any) -> Interval:
         x, y = y, x
     point, dtype, linear = _points(torch.mul, x, y), result_dtype(x, y), None
     if not isinstance(y, Interval):
-        factor, error = wide(x, y), 0.0
+        factor, after = wide(x, y), 0.0
         center, radius = x.center * factor, x.radius * abs(factor)
         if x.unit:
-            error = 8 * x.unit * (center.abs() + radius) + least(x, 1)
-            radius = radius + error
+            after = 8 * x.unit * (center.abs() + radius) + least(x, 1)
+            radius = radius + after
         if x.linear is not None and not torch.is_tensor(y) and y > 0:
             parts = x.linear
-            after = parts.error * y + error
+            after = parts.error * y + after
             linear = Linear(parts.source, parts.weight * y, parts.bias * y, after)
         return x.around(center, radius, point, dtype=dtype, linear=linear)
     ends = [a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper)]

@@ -71,7 +71,5 @@ def certificate(
         classes = classes_of(estimator)
         columns = np.searchsorted(classes, answers)
         view = bounded_view(estimator)
-        margin = certified_margins(
-            view, lower, upper, columns, dtype=table.computed
-        )
+        margin = certified_margins(view, lower, upper, columns, dtype=table.computed)
     return CertifiedResult(margin > 0, margin)
