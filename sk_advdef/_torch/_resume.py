@@ -40,7 +40,7 @@ def hooked(net: Any, **hooks: Callable[..., Any]) -> Iterator[None]:
 
 def generators() -> dict[str, Any]:
     """Return the state of all global random generators."""
-    drawn: dict[str, Any] = dict(np.random.get_state(legacy=False))  # type: ignore[arg-type]  # noqa: NPY002
+    drawn: dict[str, Any] = dict(np.random.get_state(legacy=False))  # noqa: NPY002
     drawn["state"] = {k: np.asarray(v).tolist() for k, v in drawn["state"].items()}
     return {
         "python": json.dumps(random.getstate()),

@@ -19,7 +19,7 @@ HEADS = [line for line in ROWS if line.endswith("| test |")]
 OTHERS = {"test_page", "test_clock::test_rows_from_a_time_to_come_grow_old"}
 
 
-def tests_of(path):
+def names_in(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {
         node.name
@@ -38,7 +38,7 @@ def test_a_row_names_a_test(row):
     assert len(cells) == 5 and all(cells), row
     named = NAME.fullmatch(cells[-1])
     assert named, f"{cells[-1]} is no test"
-    assert named[2] in tests_of(path_of(named[1]))
+    assert named[2] in names_in(path_of(named[1]))
 
 
 def test_a_test_has_a_row():
@@ -46,7 +46,7 @@ def test_a_test_has_a_row():
     there = {
         f"{path.stem}::{name}"
         for path in (TESTS / "faults").glob("test_*.py")
-        for name in tests_of(path)
+        for name in names_in(path)
         if path.stem not in OTHERS
     }
     assert there - told <= OTHERS
