@@ -4,15 +4,20 @@ import os
 import signal
 import sys
 
+import numpy as np
 import torch
+from sklearn.datasets import make_classification
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, Checkpoint, LoadInitState, LRScheduler
 
 from sk_advdef import PGD, AdversariallyAugmentedClassifier, CertifiedClassifier
-from tests._instances import make_rows, small_net
+from sk_advdef.nets import DropoutMLP
 
-X, y = make_rows(n_samples=120)
+# without what other tests share, which would be made anew in each process
+X, y = make_classification(120, 6, n_informative=4, n_classes=3, random_state=0)
+X = X.astype(np.float32)
 EPOCHS = 6
 EVERY_EPOCH = {
     "f_params": "params_{last_epoch[epoch]}.pt",
@@ -35,9 +40,19 @@ class Killed(Callback):
 def net_in(folder, *callbacks, **files):
     checkpoint = Checkpoint(monitor=None, dirname=str(folder), **EVERY_EPOCH | files)
     schedule = LRScheduler("CosineAnnealingLR", T_max=EPOCHS)
-    return small_net(
-        max_epochs=EPOCHS,
+    return NeuralNetClassifier(
+        DropoutMLP,
+        module__n_classes=3,
+        module__hidden=(16,),
         module__dropout=0.2,
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.02,
+        max_epochs=EPOCHS,
+        batch_size=32,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
         callbacks=[LoadInitState(checkpoint), schedule, checkpoint, *callbacks],
     )
 
@@ -75,6 +90,8 @@ def weights_of(model):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # what the first step of an optimizer loads, once for all
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
     for number, name in enumerate(TRAININGS):
         child = os.fork()
         if child == 0:

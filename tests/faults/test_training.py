@@ -31,7 +31,7 @@ def killed(tmp_path_factory):
         [sys.executable, "-m", "tests.faults._killed", str(folder)],
         cwd=Path(__file__).parents[2],
         check=True,
-        timeout=120,
+        timeout=900,
     )
     return {name: folder / str(i) for i, name in enumerate(TRAININGS)}
 
@@ -71,7 +71,7 @@ OTHERS = {
 def test_a_checkpoint_of_another_training_is_refused(other, tmp_path):
     params, rows = OTHERS[other]
     start = {} if other != "none" else params
-    augmented(net_in(tmp_path), **start).fit(X, y)
+    augmented(net_in(tmp_path).set_params(max_epochs=1), **start).fit(X, y)
     with pytest.raises(ValueError, match=r"of another training.*a dirname of its own"):
         augmented(net_in(tmp_path), **params).fit(rows, y)
 
@@ -89,7 +89,7 @@ def test_a_teacher_is_no_checkpoint_of_its_student(tmp_path):
 
 def test_a_checkpoint_without_the_state_of_training_is_refused(tmp_path):
     bare = {"f_training": None}
-    augmented(net_in(tmp_path, **bare)).fit(X, y)
+    augmented(net_in(tmp_path, **bare).set_params(max_epochs=1)).fit(X, y)
     with pytest.raises(ValueError, match=r'Checkpoint\(\.\.\., f_training="training'):
         augmented(net_in(tmp_path, **bare)).fit(X, y)
 
