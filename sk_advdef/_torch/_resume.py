@@ -81,11 +81,15 @@ class Training:
     def watched(self) -> Iterator[None]:
         """Stand by a net while it trains."""
         vars(self.net)["training_"] = self
-        names = ("fit_loop", "notify", "save_params")
+        hooks: dict[str, Callable[..., Any]] = {
+            "fit_loop": self._fit_loop,
+            "notify": self._notify,
+            "on_epoch_begin": self._before_callbacks,
+            "on_epoch_end": self._before_callbacks,
+            "save_params": self._save_params,
+        }
         try:
-            with hooked(
-                self.net, **{name: getattr(self, f"_{name}") for name in names}
-            ):
+            with hooked(self.net, **hooks):
                 yield
         finally:
             vars(self.net).pop("training_", None)
@@ -172,14 +176,23 @@ class Training:
     def _notify(
         self, original: Callable[..., Any], name: str, *args: Any, **params: Any
     ) -> Any:
-        """Pass on what skorch tells its callbacks, which may end training by it."""
-        if name not in ("on_epoch_begin", "on_epoch_end"):
-            return original(name, *args, **params)
+        """Pass on what skorch tells the net, then its callbacks."""
         if name == "on_epoch_begin":
             self._set_pending()
-        self.is_under_way = False
         result = original(name, *args, **params)
-        self.is_under_way = True
+        if name in ("on_epoch_begin", "on_epoch_end"):
+            self.is_under_way = True
+        return result
+
+    def _before_callbacks(
+        self, original: Callable[..., Any], *args: Any, **params: Any
+    ) -> Any:
+        """Be told between epochs, after what we do there ourselves.
+
+        What interrupts now is a callback, which ends training by it.
+        """
+        result = original(*args, **params)
+        self.is_under_way = False
         return result
 
     def _save_params(

@@ -45,7 +45,7 @@ from sk_advdef.attacks._tree_solver import Solver
 from sk_advdef.nets import DropoutMLP
 from tests._instances import make_rows, small_net
 
-X, y = make_rows(n_samples=120)
+X, y = make_rows(n_samples=60)
 #: Calls until Ctrl-C is pressed; None for never.
 LEFT = None
 
@@ -84,7 +84,7 @@ class PressedLinear(LogisticRegression):
 
 
 def make_net(**params):
-    net = small_net(**{"max_epochs": 4, "module__dropout": 0.2} | params)
+    net = small_net(**{"max_epochs": 3, "module__dropout": 0.2} | params)
     return net.set_params(module=Pressed)
 
 
@@ -166,23 +166,26 @@ def quick(net, **params):
     return AdversariallyAugmentedClassifier(net, **given | params)
 
 
-# the calls are beyond the first epoch, or the first round, or the teacher
+# Calls of the second epoch, round or model; in "watching" and "certified" those that
+# look how far training has come.
 FITS = {
-    "net": (quick(make_net(), averaging="ema", early_stopping=True), 60),
-    "awp": (quick(make_net(), weight_perturbation=0.01), 30),
+    "net": (quick(make_net(), averaging="ema", early_stopping=True), 24),
+    "watching": (quick(make_net(), ratio=0.01), 25),
+    "awp": (quick(make_net(), weight_perturbation=0.01), 20),
     "rounds": (quick(PressedLinear()), 3),
-    "certified": (CertifiedClassifier(make_net(), eps=0.1, random_state=0, **b), 12),
-    "teacher": (DistilledClassifier(make_net(), random_state=0), 9),
-    "student": (DistilledClassifier(make_net(), random_state=0), 30),
+    "certified": (CertifiedClassifier(make_net(), eps=0.1, random_state=0, **b), 9),
+    "teacher": (DistilledClassifier(make_net(), random_state=0), 4),
+    "student": (DistilledClassifier(make_net(), random_state=0), 11),
     "rejecting": (
-        RejectingClassifier(make_net(), DensityDetector(random_state=0)),
-        9,
+        RejectingClassifier(
+            make_net(), DensityDetector(contamination=0.1, random_state=0)
+        ),
+        4,
     ),
-    "detector": (DensityDetector(make_net(), random_state=0), 9),
+    "detector": (DensityDetector(make_net(), contamination=0.1, random_state=0), 4),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*nothing is flagged:UserWarning")
 @pytest.mark.parametrize("name", FITS)
 def test_a_fit_leaves_the_estimator_as_it_was(name, press):
     unfitted, calls = FITS[name]
@@ -206,8 +209,10 @@ def test_a_fit_leaves_the_estimator_as_it_was(name, press):
 
 
 def test_an_interrupted_fit_is_not_remembered(press, tmp_path):
-    model = DensityDetector(make_net(), memory=str(tmp_path), random_state=0)
-    press(9)
+    model = DensityDetector(
+        make_net(), contamination=0.1, memory=str(tmp_path), random_state=0
+    )
+    press(4)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
     scores = model.fit(X, y).score_samples(X)
