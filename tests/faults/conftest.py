@@ -41,11 +41,19 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
         for _ in range(1000):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if self._answers():
+                return
             time.sleep(0.01)
-        raise TimeoutError("redis-server does not listen")
+        raise TimeoutError("redis-server does not answer")
+
+    def _answers(self):
+        """Whether the server listens and has read what it kept."""
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
+                return False
+            probe.sendall(b"PING\r\n")
+            return probe.recv(100).startswith(b"+PONG")
 
     def kill(self):
         if self.process is not None:
