@@ -7,7 +7,8 @@ FUZZ_CASES ?= 20000
 SERVICE_PACKAGES ?= chromium redis-server
 
 # What covers no line that other tests leave out.
-CHECKS := tests/test_common.py tests/test_cluster.py tests/test_dask_arrays.py tests/fuzz
+CHECKS := tests/test_common.py tests/test_cluster.py tests/test_dask_arrays.py tests/test_house.py \
+  tests/test_readme.py tests/attacks/test_pipelines.py tests/fuzz tests/numerics
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +31,7 @@ demo: $(RUNTIME) ## fool a classifier, squeeze its input, judge the result; writ
 	$(BIN)/python -m sk_advdef demo --out demo_out
 
 test: lint ## lint, types, tests and doctests; fails under 95 % coverage
-# Counting lines makes imports and scikit-learn's checks take twice as long.
+# Counting lines makes imports and checks of many small calls take twice as long.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(CHECKS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=,$(CHECKS)) --cov --cov-report=term
 
