@@ -21,6 +21,7 @@ from sklearn.utils import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from sk_advdef._validation import kinds_in
 from sk_advdef._version import __version__
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
@@ -101,10 +102,9 @@ class Stamped(Documented):
             try:
                 np.unique(y)
             except TypeError:
-                kinds = sorted({type(label).__name__ for label in y.tolist()})
                 raise TypeError(
                     "The labels in y must be all strings or all numbers. Got "
-                    f"{', '.join(kinds)} instead."
+                    f"{kinds_in(y)} instead."
                 ) from None
         check_classification_targets(y)
         check_consistent_length(X, y)

@@ -98,6 +98,11 @@ def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def kinds_in(labels: np.ndarray) -> str:
+    """Name the types of labels, for a message."""
+    return ", ".join(sorted({type(label).__name__ for label in labels.tolist()}))
+
+
 def check_classifier(
     owner: object, name: str, value: Any, methods: tuple[str, ...] = ("fit", "predict")
 ) -> None:

@@ -18,7 +18,13 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
     unfrozen,
 )
-from sk_advdef._validation import check_flag, check_model, check_option, invalid
+from sk_advdef._validation import (
+    check_flag,
+    check_model,
+    check_option,
+    invalid,
+    kinds_in,
+)
 from sk_advdef.attacks._geometry import (
     NORMS,
     check_bounds,
@@ -231,10 +237,9 @@ def _columns_of(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     try:
         at = np.searchsorted(classes, y).clip(0, len(classes) - 1)
     except TypeError:
-        kinds = sorted({type(label).__name__ for label in y.tolist()})
         raise TypeError(
             "The labels in y must be of the kind of the model's classes, "
-            f"{classes[:5].tolist()}. Got {', '.join(kinds)} instead."
+            f"{classes[:5].tolist()}. Got {kinds_in(y)} instead."
         ) from None
     return np.where(classes[at] == y, at, -1)
 
