@@ -66,7 +66,7 @@ def _leading(units: list[Unit]) -> str:
         lines.append(
             [
                 name.removeprefix("mnist-"),
-                f"{train['minutes']:.1f}" if train else "?",
+                _minutes(found["train"]) if train else "?",
                 f"{train['plain_epochs']:.0f}" if train else "?",
                 whole["rows"],
                 *(_share(whole[k]) for k in ("clean", "attacked", "certified")),
@@ -83,6 +83,14 @@ def _leading(units: list[Unit]) -> str:
         wanted = f"lower end at least {target:.1%}"
         text += f"\n\n{seeds}, interval {low:.2%} to {high:.2%}; "
         text += _verdict(low >= target, wanted)
+    return text
+
+
+def _minutes(u: Unit) -> str:
+    """Minutes of training, and on how much of the machine."""
+    machine, text = u["machine"], f"{u['figures']['minutes']:.1f}"
+    if machine["torch_threads"] < machine["cores"]:
+        text += f" on {machine['torch_threads']} of {machine['cores']} cores"
     return text
 
 

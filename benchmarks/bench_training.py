@@ -135,7 +135,7 @@ def judge(
     model = kept(name, quick)
     _, _, X_test, y_test = data(rows, source, folder)
     X, y = X_test[slice(*part)], y_test[slice(*part)]
-    net = _others.AsNet(model, X.shape[1:])
+    net = _others.AsNet(model, X.shape[1:]).fuse(torch.tensor(X[:BATCH]))
     with _others.seeded(0):
         found = _others.auto_attack(net, X, y, eps, suite, BATCH)
     assert np.abs(found - X).max() <= eps + 1e-5
