@@ -15,7 +15,8 @@ then come out as they are whatever an attacker adds within 0.3, and only gray on
 uncertain. That suits MNIST, whose pixels are mostly black or white, and little else.
 
 Three seeds a setting; the certified share comes with the 95 % interval of the mean over
-seeds (Student's t), minutes are those of training, on the cores that the facts name.
+seeds (Student's t); minutes are those of training on all cores, so nets that were trained
+on fewer do not count for them (the facts name the threads of each).
 """
 
 import time
@@ -213,27 +214,38 @@ def _line(name: str, units: list[Unit]) -> list[str]:
     low, high = interval([one["figures"]["certified"] for one in units])
     net = "/".join(map(str, params["width"])) + " with a ramp" * params["ramp"]
     gap = mean("attacked") - mean("certified_of_attacked")
+    timed = [one for one in units if _had_all_cores(one)]
+    minutes = np.mean([one["figures"]["minutes"] for one in timed]) if timed else None
+    seeds = str(len(units))
+    if len(timed) < len(units):
+        seeds += f", {len(timed)} timed"
     return [
         f"{name}: {net}, trained at {params['eps_train']}",
         str(params["epochs"]),
-        str(len(units)),
-        f"{mean('minutes'):.1f}",
+        seeds,
+        "?" if minutes is None else f"{minutes:.1f}",
         f"{mean('clean'):.2%}",
         f"{mean('certified'):.2%}",
         "one seed" if len(units) < 2 else f"{low:.2%} to {high:.2%}",
         f"{mean('certified_of_attacked'):.1%}",
         f"{mean('attacked'):.1%}",
         f"{gap:.1%}",
-        _verdict(name, params["data"], low, mean("minutes"), len(units)),
+        _verdict(name, params["data"], low, minutes, len(units)),
     ]
 
 
-def _verdict(name: str, data: str, low: float, minutes: float, n_seeds: int) -> str:
+def _had_all_cores(one: Unit) -> bool:
+    return one["machine"]["torch_threads"] == one["machine"]["cores"]
+
+
+def _verdict(
+    name: str, data: str, low: float, minutes: float | None, n_seeds: int
+) -> str:
     """Hold the lower end of the interval against what is wanted."""
     if name not in TARGETS or data != "mnist":
         return ""
     wanted, time_wanted = TARGETS[name]
-    if n_seeds < len(SEEDS):
+    if n_seeds < len(SEEDS) or minutes is None:
         return (
             f"{wanted:.1%} in {time_wanted} min: open, {n_seeds} of {len(SEEDS)} seeds"
         )
