@@ -15,7 +15,7 @@ then come out as they are whatever an attacker adds within 0.3, and only gray on
 uncertain. That suits MNIST, whose pixels are mostly black or white, and little else.
 
 Three seeds a setting; the certified share comes with the 95 % interval of the mean over
-seeds (Student's t); minutes are those of training on all cores, so nets that were trained
+seeds (Student's t). Minutes are those of training on all cores: nets that were trained
 on fewer do not count for them (the facts name the threads of each).
 """
 
