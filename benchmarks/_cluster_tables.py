@@ -15,6 +15,7 @@ def table(units: list[Unit]) -> str:
     jobs = [by_name[name] for name in ("search", "evaluation") if name in by_name]
     if jobs:
         head = ["job", "tasks", ONE, *(f"{w}, of that" for w in (THREADS, LOKY, DASK))]
+        head += ["crowding"]
         parts += ["Seconds of one thread, and parts of it:"]
         parts += [markdown(head, map(_job, jobs))]
     if "overhead" in by_name:
@@ -37,7 +38,8 @@ def _job(one: Unit) -> list[Any]:
     ways = (_range(found["ratios"][way]) for way in (THREADS, LOKY, DASK))
     rows = params["rows"]
     name = f"{one['name']}, {rows if isinstance(rows, int) else rows[1]} rows"
-    return [name, found["tasks"], _range(seconds), *ways]
+    crowded = _range(found["crowding"]) if "crowding" in found else "not measured"
+    return [name, found["tasks"], _range(seconds), *ways, crowded]
 
 
 def _overhead(one: Unit) -> str:

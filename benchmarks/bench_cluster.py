@@ -16,6 +16,10 @@ same round: figures are medians, with the lowest and the highest, without a firs
 that each process needs to import. Nothing is reported unless loky and dask find exactly
 what one thread finds.
 
+*Crowding* is what the machine itself takes: how much longer the same arithmetic takes
+in each worker while all of them do it, than in one while the others wait. Virtual cores
+may share a real one; at 2 with two workers, nothing can be won by sharing.
+
 *Overhead* is what a task costs beyond itself: functions that do nothing, each with an
 array of its own, one to a worker at a time; seconds divided by tasks. joblib puts short
 tasks together where it may, so this is the most that is paid.
@@ -126,6 +130,24 @@ def warm(processes: int) -> None:
         raise RuntimeError(f"workers have {found} threads, not one each")
 
 
+def _arithmetic() -> float:
+    """Return seconds of some, the same each time."""
+    square = torch.full((600, 600), 1e-3)
+    start = time.perf_counter()
+    for _ in range(400):
+        square @ square
+    return time.perf_counter() - start
+
+
+def crowding(processes: int) -> float:
+    """Return by how much all workers at once are slower than one."""
+    alone, together = (
+        np.mean(Parallel(batch_size=1)(delayed(_arithmetic)() for _ in range(n)))
+        for n in (1, processes)
+    )
+    return float(together / alone)
+
+
 def in_turn(
     run: Callable[[], Any], processes: int, rounds: int
 ) -> tuple[dict[str, Any], Any]:
@@ -137,6 +159,7 @@ def in_turn(
         DASK: partial(parallel_config, "dask"),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    crowded = []
     with cluster(processes), no_loky_left():
         for number in range(rounds + 1):
             found = {}
@@ -148,11 +171,15 @@ def in_turn(
                     found[way] = run()
                     if number:
                         seconds[way].append(time.perf_counter() - began)
+                if way == DASK:
+                    with using():
+                        crowded.append(crowding(processes))
             for way in (LOKY, DASK):
                 np.testing.assert_equal(found[way], found[ONE])
     return {
         "seconds": {n: [float(f"{s:.4g}") for s in v] for n, v in seconds.items()},
         "ratios": {n: spread(v) for n, v in ratios(seconds, to=ONE).items()},
+        "crowding": spread(crowded),
     }, found[ONE]
 
 
@@ -311,15 +338,15 @@ def start(*, processes: int, rounds: int) -> dict[str, Any]:
 
 def tasks(quick: bool, folder: Path | None) -> list[tuple[str, dict[str, Any], Any]]:
     """Return name, params and function of each unit."""
-    common: dict[str, Any] = {"processes": 2, "rounds": 1 if quick else 3}
+    common: dict[str, Any] = {"processes": 2, "rounds": 1 if quick else 2}
     short = common | {"rounds": 1 if quick else 5}
-    job = {"data": "mnist", "eps": 0.1, "epochs": 3, "steps": 5, "queries": 100}
+    job = {"data": "mnist", "eps": 0.1, "epochs": 2, "steps": 5, "queries": 100}
     if quick:
         job |= {"data": "digits", "epochs": 1, "steps": 2, "queries": 5}
     job |= common | {"seed": 0}
-    of_search = {"rows": 150 if quick else 4000, "folds": 2 if quick else 3}
+    of_search = {"rows": 150 if quick else 2000, "folds": 2 if quick else 3}
     of_search |= {"bits": [1, 3], "rates": [1e-3] if quick else [1e-3, 3e-3]}
-    rows = [150, 260] if quick else [4000, 2048]
+    rows = [150, 260] if quick else [4000, 1024]
     n_tasks = [8, 4, 2] if quick else [1000, 200, 40]
     return [
         ("search", job | of_search, partial(search, folder=folder)),

@@ -46,7 +46,8 @@ def leading(attacked, certified=0.0):
     for seed, share in enumerate(attacked):
         name = f"mnist-short-{seed}"
         figures = {"minutes": 9.5, "plain_epochs": 90.0}
-        units.append({"name": f"{name}-train", "figures": figures})
+        machine = {"cores": 2, "torch_threads": 2 if seed else 1}
+        units.append({"name": f"{name}-train", "figures": figures, "machine": machine})
         for part in range(4):
             figures = {"rows": 2500, "clean": 0.98, "attacked": share}
             figures["certified"] = certified
@@ -61,6 +62,7 @@ def test_the_interval_is_held_against_the_target():
     text = _training_tables.table(leading([0.89, 0.891, 0.892]))
     assert "short, 3 seeds: 89.10%" in text and "88.5%: met" in text
     assert "OUT OF ORDER" not in text and text.count("| 10000 |") == 3
+    assert "| 9.5 on 1 of 2 cores |" in text and text.count("| 9.5 |") == 2
     missed = _training_tables.table(leading([0.89, 0.91, 0.92]))
     assert "88.5%: missed" in missed
     # a single seed has no interval, and what is proved cannot exceed what is held

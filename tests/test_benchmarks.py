@@ -415,12 +415,16 @@ def test_certified_runs_quickly():
 
 
 def test_certified_holds_the_interval_against_the_target():
-    def unit(seed, certified):
+    def unit(seed, certified, threads=2):
         params = {"data": "mnist", "width": [1, 2, 3], "ramp": False, "epochs": 7}
         figures = {"clean": 0.97, "certified": certified, "minutes": 12.0}
         figures |= {"attacked": 0.91, "certified_of_attacked": 0.9}
         params |= {"eps_train": 0.33}
-        return {"name": f"short-{seed}", "params": params, "figures": figures}
+        if threads < 2:
+            figures["minutes"] = 24.0
+        machine = {"cores": 2, "torch_threads": threads}
+        found = {"params": params, "figures": figures, "machine": machine}
+        return {"name": f"short-{seed}"} | found
 
     met = [unit(seed, 0.89 + seed / 1000) for seed in range(3)]
     low, high = bench_certified.interval([0.89, 0.891, 0.892])
@@ -430,6 +434,10 @@ def test_certified_holds_the_interval_against_the_target():
     apart = [unit(0, 0.88), unit(1, 0.95), unit(2, 0.9)]
     assert "missed" in bench_certified.table(apart)
     assert "| 1.0% |" in lines[2]
+    on_one = unit(2, 0.892, threads=1)
+    line = bench_certified.table([*met[:2], on_one]).splitlines()[2]
+    assert "| 3, 2 timed | 12.0 |" in line and line.endswith("met |")
+    assert "| ? |" in bench_certified.table([on_one])
 
 
 @pytest.mark.parametrize("steepness", [1, 1000])

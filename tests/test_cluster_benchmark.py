@@ -45,6 +45,7 @@ def test_table_divides_round_by_round():
         "seconds": seconds,
         "ratios": {way: _harness.spread(values) for way, values in ratios.items()},
         "tasks": 8,
+        "crowding": _harness.spread([1.25]),
     }
     job = {"name": "evaluation", "params": {"rows": [1, 512]}, "figures": figures}
     one = _harness.spread([2.0])
@@ -55,7 +56,9 @@ def test_table_divides_round_by_round():
     }
     text = bench_cluster.table([cost, job])
     assert "| evaluation, 512 rows | 8 | 15.00 (10.00 to 20.00) |" in text
-    assert "| 0.65 (0.60 to 0.70) | 0.65 (0.50 to 0.80) |" in text
+    assert "| 0.65 (0.60 to 0.70) | 0.65 (0.50 to 0.80) | 1.25 (" in text
+    del figures["crowding"]
+    assert "| not measured |" in bench_cluster.table([job])
     assert "| 1,000 | 4 | 2.00 (2.00 to 2.00) |" in text
     assert "Start" not in text
 
