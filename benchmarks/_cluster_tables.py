@@ -38,8 +38,7 @@ def _job(one: Unit) -> list[Any]:
     ways = (_range(found["ratios"][way]) for way in (THREADS, LOKY, DASK))
     rows = params["rows"]
     name = f"{one['name']}, {rows if isinstance(rows, int) else rows[1]} rows"
-    crowded = _range(found["crowding"]) if "crowding" in found else "not measured"
-    return [name, found["tasks"], _range(seconds), *ways, crowded]
+    return [name, found["tasks"], _range(seconds), *ways, _range(found["crowding"])]
 
 
 def _overhead(one: Unit) -> str:

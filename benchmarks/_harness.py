@@ -219,6 +219,11 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
+def had_all_cores(one: Unit) -> bool:
+    """Whether torch had a thread for each core while a unit ran."""
+    return one["machine"]["torch_threads"] >= one["machine"]["cores"]
+
+
 def markdown(head: list[str], rows: Iterable[Iterable[Any]]) -> str:
     """Lay out a table."""
     lines = [head, ["---"] * len(head), *rows]

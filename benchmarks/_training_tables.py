@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks._harness import Unit, markdown
+from benchmarks._harness import Unit, had_all_cores, markdown
 
 #: What the lower end of the interval is to reach, by schedule.
 TARGETS = {"short": 0.885, "long": 0.928}
@@ -89,7 +89,7 @@ def _leading(units: list[Unit]) -> str:
 def _minutes(u: Unit) -> str:
     """Minutes of training, and on how much of the machine."""
     machine, text = u["machine"], f"{u['figures']['minutes']:.1f}"
-    if machine["torch_threads"] < machine["cores"]:
+    if not had_all_cores(u):
         text += f" on {machine['torch_threads']} of {machine['cores']} cores"
     return text
 

@@ -31,7 +31,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import GradientNormClipping, LRScheduler
 from torch import nn
 
-from benchmarks._harness import Unit, arguments, markdown, unit
+from benchmarks._harness import Unit, arguments, had_all_cores, markdown, unit
 from benchmarks._pictures import Images, pictures
 from sk_advdef import (
     APGD,
@@ -214,7 +214,7 @@ def _line(name: str, units: list[Unit]) -> list[str]:
     low, high = interval([one["figures"]["certified"] for one in units])
     net = "/".join(map(str, params["width"])) + " with a ramp" * params["ramp"]
     gap = mean("attacked") - mean("certified_of_attacked")
-    timed = [one for one in units if _had_all_cores(one)]
+    timed = [one for one in units if had_all_cores(one)]
     minutes = np.mean([one["figures"]["minutes"] for one in timed]) if timed else None
     seeds = str(len(units))
     if len(timed) < len(units):
@@ -232,10 +232,6 @@ def _line(name: str, units: list[Unit]) -> list[str]:
         f"{gap:.1%}",
         _verdict(name, params["data"], low, minutes, len(units)),
     ]
-
-
-def _had_all_cores(one: Unit) -> bool:
-    return one["machine"]["torch_threads"] == one["machine"]["cores"]
 
 
 def _verdict(

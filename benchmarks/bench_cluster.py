@@ -171,9 +171,8 @@ def in_turn(
                     found[way] = run()
                     if number:
                         seconds[way].append(time.perf_counter() - began)
-                if way == DASK:
-                    with using():
-                        crowded.append(crowding(processes))
+            with parallel_config("dask"):
+                crowded.append(crowding(processes))
             for way in (LOKY, DASK):
                 np.testing.assert_equal(found[way], found[ONE])
     return {

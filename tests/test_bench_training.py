@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import _harness, _training_tables, bench_training
+from benchmarks import _harness, _others, _training_tables, bench_training
+from benchmarks._pictures import StrideNet, pictures, trained
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +28,18 @@ def test_training_runs_quickly():
         assert title in run.stdout
     assert "Time of an epoch" in run.stdout and "| ART |" in run.stdout
     assert sorted(_harness.RESULTS.rglob("*")) == before
+
+
+def test_fused_passes_answer_as_the_model_does():
+    X, y, _, _ = pictures("digits", None, 60, 10)
+    model = trained(StrideNet, X, y, 1)
+    plain = _others.AsNet(model, X.shape[1:])
+    fused = _others.AsNet(model, X.shape[1:]).fuse(torch.tensor(X[:8]))
+    for rows in (torch.tensor(X), torch.tensor(X[-1:])):  # of other batch sizes
+        with torch.no_grad():
+            torch.testing.assert_close(fused(rows), plain(rows))
+    rows.requires_grad_()
+    assert fused(rows).sum().backward() is None and rows.grad.abs().max() > 0
 
 
 def test_units_have_names_of_their_own():

@@ -57,8 +57,6 @@ def test_table_divides_round_by_round():
     text = bench_cluster.table([cost, job])
     assert "| evaluation, 512 rows | 8 | 15.00 (10.00 to 20.00) |" in text
     assert "| 0.65 (0.60 to 0.70) | 0.65 (0.50 to 0.80) | 1.25 (" in text
-    del figures["crowding"]
-    assert "| not measured |" in bench_cluster.table([job])
     assert "| 1,000 | 4 | 2.00 (2.00 to 2.00) |" in text
     assert "Start" not in text
 
