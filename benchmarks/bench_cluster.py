@@ -6,7 +6,8 @@ Two jobs, each done in four ways:
 - "threads": one process, in which they have as many threads as others have processes.
 - "loky": joblib's own processes, one thread each, started before the clock.
 - "dask": a `LocalCluster` of as many workers on the same machine, one thread each,
-  started before the clock; joblib's dask backend.
+  started before the clock; joblib's dask backend. dask's own `MALLOC_TRIM_THRESHOLD_`,
+  which slows torch, is unset, as docs/scaling.md advises.
 
 *Search* is `GridSearchCV` over a Pipeline of a squeezer and adversarial training of a
 small net, scored by accuracy and by accuracy under attack; its tasks are candidates
@@ -98,9 +99,14 @@ def no_loky_left() -> Iterator[None]:
 @contextmanager
 def cluster(processes: int) -> Iterator[None]:
     """Start a cluster on this machine, of workers with a thread each."""
+    import dask
     from dask.distributed import Client, LocalCluster
 
+    # Else all processes started from here on, loky's too, give memory back after each
+    # batch and fault it in again.
+    kept = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
     with (
+        dask.config.set(kept),
         LocalCluster(
             n_workers=processes,
             threads_per_worker=1,
