@@ -67,7 +67,7 @@ __all__ = ["main", "table"]
 
 PACKAGES = ("pyautoattack", "adversarial-robustness-toolbox")
 EPS = 0.3
-BATCH = 500
+BATCH = 250
 
 #: What leads: nets, attacks and training of each schedule.
 SCHEDULES: dict[str, dict[str, Any]] = {

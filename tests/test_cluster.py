@@ -29,7 +29,7 @@ from sk_advdef import (
     make_robust_scorer,
 )
 from sk_advdef._torch._net import NetClassifier
-from sk_advdef.evaluation import _robustness
+from sk_advdef.evaluation import _trials
 from tests._instances import make_rows, small_net
 
 ANYWHERE = {"bounds": None, "random_state": 0}
@@ -136,7 +136,7 @@ def forest():
     ],
 )
 def test_evaluation(make, attack, on_cluster, monkeypatch):
-    monkeypatch.setattr(_robustness, "ROWS_AT_A_TIME", 6)
+    monkeypatch.setattr(_trials, "ROWS_AT_A_TIME", 6)
     model, (X, y) = make(), rows()
 
     def evaluate():

@@ -28,8 +28,9 @@ from sk_advdef.evaluation._diagnose import diagnose_defense
 from sk_advdef.evaluation._diagnosis import Diagnosis
 from sk_advdef.evaluation._html import visible
 from sk_advdef.evaluation._report import RobustnessReport, _plain, _without_nan
-from sk_advdef.evaluation._robustness import _default_trials, evaluate_robustness
+from sk_advdef.evaluation._robustness import evaluate_robustness
 from sk_advdef.evaluation._telling import TellingRow, telling_rows
+from sk_advdef.evaluation._trials import default_trials
 
 #: Exit codes: nothing to object, the verdict failed, and no audit could be made.
 PASSED, FAILED, NO_AUDIT = 0, 1, 2
@@ -156,7 +157,7 @@ def audit(args: argparse.Namespace, command: str) -> Audit:
         )
         common = {"bounds": bounds, "random_state": args.seed, "space": None}
         lost = (np.asarray(_answers(model, X)) == y) & ~report.held & report.evaluated
-        trials = _default_trials(model, eps, common, None, [])
+        trials = default_trials(model, eps, common, None, [])
         telling = telling_rows(
             model, X, y, lost, trials, eps, few=np.ndim(X) == 2 and layout is None
         )

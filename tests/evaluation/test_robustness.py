@@ -34,7 +34,7 @@ from sk_advdef import (
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
 from sk_advdef.attacks._noise import Noise
-from sk_advdef.evaluation import _robustness
+from sk_advdef.evaluation import _robustness, _trials
 from sk_advdef.evaluation._detection import detection_figures, tpr_at_fpr
 from tests._instances import make_rows, small_net
 
@@ -48,9 +48,10 @@ ADAPT = partial(APGD, steps=10)
 def little_effort():
     """Let the default attacks spend little."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_robustness, "RandomSearch", SEARCH)
-        patch.setattr(_robustness, "PGD", CLIMB)
-        patch.setattr(_robustness, "APGD", ADAPT)
+        patch.setattr(_trials, "APGD", ADAPT)
+        for module in (_trials, _robustness):
+            patch.setattr(module, "RandomSearch", SEARCH)
+            patch.setattr(module, "PGD", CLIMB)
         yield
 
 
@@ -258,11 +259,11 @@ def test_baselines(net, guarded, flowers, forest, linear):
         small_net(max_epochs=8), temperature=5.0, random_state=0
     ).fit(X[:100], y[:100])
     for model, base in ((student, student.teacher_), (guarded, net)):
-        found = _robustness._baseline(FrozenEstimator(model))
+        found = _trials.undefended(FrozenEstimator(model))
         np.testing.assert_array_equal(found.predict(rows), base.predict(rows))
-    assert _robustness._baseline(linear) is None
+    assert _trials.undefended(linear) is None
     steps = make_pipeline(StandardScaler().fit(X), guarded)
-    found = _robustness._baseline(steps)
+    found = _trials.undefended(steps)
     np.testing.assert_array_equal(
         found.predict(rows), net.predict(steps[0].transform(rows))
     )
@@ -341,7 +342,7 @@ def test_says_what_is_wrong(flowers, linear):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(_robustness, "ROWS_AT_A_TIME", 40)
+    monkeypatch.setattr(_trials, "ROWS_AT_A_TIME", 40)
 
 
 def test_processes_do_not_matter(flowers, linear, small_blocks):
@@ -372,9 +373,9 @@ def test_rows_cut_off_count_neither_way(flowers, linear, small_blocks, monkeypat
     assert whole.evaluated.all()
     ticks = iter([0.0, 0.0, 0.0] + [1e6] * 10)  # the deadline, and two blocks
     clock = SimpleNamespace(
-        time=lambda: next(ticks), perf_counter=_robustness.time.perf_counter
+        time=lambda: next(ticks), perf_counter=_trials.time.perf_counter
     )
-    monkeypatch.setattr(_robustness, "time", clock)
+    monkeypatch.setattr(_trials, "time", clock)
     report = evaluate_robustness(linear, X, y, **params)
     check(report, 150)
     done = len(np.array_split(np.arange(150), 4)[0]) * 2
