@@ -25,7 +25,7 @@ from sk_advdef._torch._interval import (
     least,
 )
 from sk_advdef._torch._interval_rules import kind_of, unit_of
-from sk_advdef._torch._net import frozen
+from sk_advdef._torch._net_view import frozen
 from sk_advdef._torch._registry import build
 
 #: Rows that are bounded together.

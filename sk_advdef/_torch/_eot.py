@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._blocks import mean_proba
-from sk_advdef._torch._net import NetView
+from sk_advdef._torch._net_view import NetView
 from sk_advdef._torch._random import seeded
 
 #: Draws that are averaged for one answer.

@@ -239,7 +239,7 @@ def as_module(estimator: Any) -> Any:
     """
     view = build(estimator)
     from sk_advdef._torch._eot import averaged
-    from sk_advdef._torch._net import frozen
+    from sk_advdef._torch._net_view import frozen
 
     view = frozen(view)
     return averaged(view) if hasattr(unfrozen(estimator), "predict") else view
@@ -308,7 +308,7 @@ def as_score_module(detector: Any) -> Any:
     detector = unfrozen(detector)
     if not hasattr(detector, "_as_score_module"):
         raise NoViewError(f"{type(detector).__name__} has no differentiable suspicion.")
-    from sk_advdef._torch._net import frozen
+    from sk_advdef._torch._net_view import frozen
 
     return frozen(detector._as_score_module())
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sk_advdef._torch._net import view_of_net
+from sk_advdef._torch._net_view import view_of_net
 from sk_advdef._torch._parts import PARTS, is_empty, is_step
 from sk_advdef._torch._registry import build
 

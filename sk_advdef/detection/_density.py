@@ -326,7 +326,8 @@ class DensityDetector(Detector):
         import torch
 
         from sk_advdef._torch._hidden import check_layers, last_hidden
-        from sk_advdef._torch._net import locate_net, transformed, view_of_net
+        from sk_advdef._torch._net import locate_net, transformed
+        from sk_advdef._torch._net_view import view_of_net
 
         before, net, n_classes = locate_net(self.estimator_)
         view = view_of_net(net, n_classes)
@@ -345,7 +346,8 @@ class DensityDetector(Detector):
         steps = nn.Sequential(*(build(step, "transform") for step in before))
         if self._taps is None:
             return LastStep(steps, build(_steps_of(self.estimator_)[1]))
-        from sk_advdef._torch._net import locate_net, view_of_net
+        from sk_advdef._torch._net import locate_net
+        from sk_advdef._torch._net_view import view_of_net
 
         _, net, n_classes = locate_net(self.estimator_)
         return HiddenLayers(view_of_net(net, n_classes), self._taps, steps)

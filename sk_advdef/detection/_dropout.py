@@ -266,7 +266,8 @@ class DropoutUncertaintyDetector(Detector):
         """Yield scores of all passes, block by block of rows, in float64."""
         import torch
 
-        from sk_advdef._torch._net import locate_net, transformed, view_of_net
+        from sk_advdef._torch._net import locate_net, transformed
+        from sk_advdef._torch._net_view import view_of_net
         from sk_advdef._torch._sampled import SampledNet
 
         before, net, n_classes = locate_net(self.estimator_)
@@ -293,7 +294,8 @@ class DropoutUncertaintyDetector(Detector):
     def _as_score_module(self) -> Any:
         from torch import nn
 
-        from sk_advdef._torch._net import locate_net, view_of_net
+        from sk_advdef._torch._net import locate_net
+        from sk_advdef._torch._net_view import view_of_net
         from sk_advdef._torch._registry import build
         from sk_advdef._torch._sampled import Disagreement
 

@@ -329,7 +329,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
     def _as_score_module(self) -> Any:
         from sk_advdef._torch._distances import SqueezeDistance
         from sk_advdef._torch._eot import averaged
-        from sk_advdef._torch._net import frozen
+        from sk_advdef._torch._net_view import frozen
         from sk_advdef._torch._registry import build
 
         check_is_fitted(self)

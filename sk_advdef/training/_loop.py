@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from sk_advdef._progress import progress
 from sk_advdef._torch._loader import fast_iterator
-from sk_advdef._torch._net import LiveModel, output_kind, view_of_net
+from sk_advdef._torch._net import LiveModel
+from sk_advdef._torch._net_view import output_kind, view_of_net
 from sk_advdef._torch._resume import hooked, settings, take_part
 from sk_advdef._validation import check_option
 from sk_advdef.attacks._base import Attack

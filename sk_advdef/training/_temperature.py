@@ -18,7 +18,8 @@ LOG_OF_ZERO = -1e9
 def log_proba(model: Any, X: Any) -> np.ndarray:
     """Log of the class probabilities, up to a constant a row; of nets, the logits."""
     if is_net(model):
-        from sk_advdef._torch._net import locate_net, net_scores, transformed
+        from sk_advdef._torch._net import locate_net, transformed
+        from sk_advdef._torch._net_view import net_scores
 
         before, net, n_classes = locate_net(model)
         return net_scores(net, transformed(before, X), n_classes).astype(np.float64)
@@ -49,7 +50,7 @@ def at_temperature(
     """
     import torch
 
-    from sk_advdef._torch._net import output_kind, view_of_net
+    from sk_advdef._torch._net_view import output_kind, view_of_net
     from sk_advdef._torch._resume import hooked, take_part
 
     take_part(net, {"temperature": temperature, "soft": soft})

@@ -21,7 +21,8 @@ from torch import nn
 
 from sk_advdef import DropoutUncertaintyDetector
 from sk_advdef._torch._models import classes_of, is_net, predict
-from sk_advdef._torch._net import BATCH_SIZE, NetClassifier, net_scores
+from sk_advdef._torch._net import NetClassifier
+from sk_advdef._torch._net_view import BATCH_SIZE, net_scores
 from sk_advdef._torch._random import seeded
 from sk_advdef._torch._registry import as_module
 from sk_advdef.nets import DropoutCNN, DropoutMLP
