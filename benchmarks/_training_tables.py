@@ -111,11 +111,11 @@ def collapsed(figures: dict[str, Any]) -> bool:
 
 def _collapse(units: list[Unit]) -> str:
     lines = []
-    for u in sorted(units, key=lambda u: (u["params"]["method"], u["params"]["seed"])):
+    for u in sorted(units, key=lambda u: (_kind(u), u["params"]["seed"])):
         f, p = u["figures"], u["params"]
         lines.append(
             [
-                p["method"],
+                _kind(u),
                 p["seed"],
                 *(_share(f[k]) for k in ("clean", "single_step", "attacked")),
                 "collapsed" if collapsed(f) else "no",
@@ -124,11 +124,18 @@ def _collapse(units: list[Unit]) -> str:
         )
     head = ["method", "seed", "clean", "single step", "strong attacks", "collapse"]
     text = markdown([*head, "warned in training"], lines)
-    fast = [u["figures"] for u in units if u["params"]["method"] == "fast"]
-    if fast:
-        none = not any(map(collapsed, fast))
-        text += "\n\n" + _verdict(none, f'no collapse in {len(fast)} seeds of "fast"')
+    for kind in ("fast", "calm"):
+        seeds = [u["figures"] for u in units if _kind(u) == kind]
+        if seeds:
+            none = not any(map(collapsed, seeds))
+            target = f'no collapse in {len(seeds)} seeds of "{kind}"'
+            text += "\n\n" + _verdict(none, target)
     return text
+
+
+def _kind(unit: Unit) -> str:
+    """Name of a way to train by single steps."""
+    return unit["name"].removeprefix("collapse-").rpartition("-")[0]
 
 
 def _any(units: list[Unit]) -> str:

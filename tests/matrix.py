@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("dask", "images", "plot", "redis", "serving")
 #: Frames that users hand over.
 FRAMES = ("pandas", "polars")
+#: What the oldest versions need beneath them, which do not say so.
+BENEATH = ("pyparsing==3.1.4",)  # matplotlib calls it by names that 3.3 deprecates
 
 
 def floors() -> dict[str, str]:
@@ -45,6 +47,7 @@ def constraints(which: str) -> list[str]:
     lines = [pinned("torch")]
     if which == "oldest":
         lines += [f"{n}=={v}" for n, v in floors().items() if n != "torch"]
+        lines += BENEATH
     return lines
 
 

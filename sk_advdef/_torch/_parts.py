@@ -6,6 +6,7 @@ rows, or answer with scores whose softmax is its ``predict_proba`` (``"proba"``)
 
 from __future__ import annotations
 
+from collections import UserList
 from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
@@ -34,6 +35,17 @@ def _pipeline(pipeline: Any, role: str) -> Iterator[Part]:
             yield "", step, role if i == len(pipeline.steps) else "transform"
 
 
+def fitted_branches(transformer: Any) -> list[tuple[str, Any, Any]]:
+    """Return name, part and columns of each branch of a fitted ColumnTransformer.
+
+    scikit-learn 1.6 warns whoever looks into the columns of the remainder.
+    """
+    return [
+        (name, part, columns.data if isinstance(columns, UserList) else columns)
+        for name, part, columns in transformer.transformers_
+    ]
+
+
 def is_empty(columns: Any) -> bool:
     """Whether a choice of columns, known by now, has none in it."""
     if columns is None or callable(columns) or isinstance(columns, (slice, str)):
@@ -43,8 +55,9 @@ def is_empty(columns: Any) -> bool:
 
 
 def _column_transformer(transformer: Any, role: str) -> Iterator[Part]:
-    branches = getattr(transformer, "transformers_", None)
-    if branches is None:
+    if hasattr(transformer, "transformers_"):
+        branches = fitted_branches(transformer)
+    else:
         rest = ("remainder", transformer.remainder, None)
         branches = [*transformer.transformers, rest]
     for name, part, columns in branches:

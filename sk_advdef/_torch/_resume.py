@@ -160,9 +160,23 @@ class Training:
                 'own: f_params="params_{last_epoch[epoch]}.pt", and in the same way '
                 "f_optimizer and f_training."
             )
+        self._recall_best()
         self._pending = state["generators"]
         if self.part is not None:
             self.part.load_state_dict(state["part"])
+
+    def _recall_best(self) -> None:
+        """Tell skorch's scoring the best of the epochs that are done.
+
+        It looks for that when training begins, and so before a history is loaded.
+        """
+        for _, callback in self.net.callbacks_:
+            if not hasattr(callback, "best_score_"):
+                continue
+            name = getattr(callback, "name_", None) or callback.name
+            best = [row[name] for row in self.net.history if row.get(f"{name}_best")]
+            if best:
+                callback.best_score_ = best[-1]
 
     def _set_pending(self) -> None:
         """Go on with the random numbers; what comes before the first epoch is as ever.

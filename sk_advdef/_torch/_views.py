@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._net_view import view_of_net
-from sk_advdef._torch._parts import PARTS, is_empty, is_step
+from sk_advdef._torch._parts import PARTS, fitted_branches, is_empty, is_step
 from sk_advdef._torch._registry import build
 
 
@@ -110,7 +110,7 @@ def column_transformer(transformer: Any) -> nn.Module:
     weights = transformer.transformer_weights or {}
     names = list(getattr(transformer, "feature_names_in_", ()))
     branches = []
-    for name, part, columns in transformer.transformers_:
+    for name, part, columns in fitted_branches(transformer):
         if is_empty(columns) or (isinstance(part, str) and part == "drop"):
             continue
         places = column_positions(columns, transformer.n_features_in_, names)

@@ -64,7 +64,9 @@ class Rows:
         """
         row, column, value = map(np.concatenate, zip(*self._parts, strict=True))
         n = len(self.integral)
-        matrix = coo_array((value, (row, column)), shape=(self._n_rows, n)).tocsr()
+        # scipy before 1.15 hands positions to HiGHS as they are, which takes 32 bits
+        where = row.astype(np.int32), column.astype(np.int32)
+        matrix = coo_array((value, where), shape=(self._n_rows, n)).tocsr()
         rows = LinearConstraint(
             matrix, np.concatenate(self._low), np.concatenate(self._high)
         )

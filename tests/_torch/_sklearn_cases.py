@@ -151,7 +151,9 @@ MODELS = {
     **both("lda", LinearDiscriminantAnalysis, proba),
     **both("qda", QuadraticDiscriminantAnalysis, proba),
     **both("naive bayes", GaussianNB, proba),
-    **both("logistic cv", lambda: LogisticRegressionCV(cv=2, Cs=2), proba),
+    **both(
+        "logistic cv", lambda: LogisticRegressionCV(cv=2, Cs=2, max_iter=1000), proba
+    ),
     **both("sgd log", lambda: SGDClassifier(loss="log_loss", random_state=0), proba),
     **both("sgd hinge", lambda: SGDClassifier(random_state=0), decides),
     **both(

@@ -399,7 +399,7 @@ SENT = {
     "chunks that go on": (b"413", head(CHUNKED), *[chunk(b"x" * 512)] * 4),
     "chunks that stop": (b"408", head(CHUNKED), chunk(b"{}")),
     "a chunk without a length": (b"", head(CHUNKED), b"no\r\n"),
-    "longer than it says": (b"200", head(EXACT), SHORT + b"GET"),
+    "longer than it says": (b"200 400", head(EXACT), SHORT + b"GET"),
     "shorter than it says": (b"408", head(EXACT), SHORT[:9]),
     "half a body": (b"", head(EXACT), SHORT[:9]),
     "more than is taken": (b"413", head("content-length: 2001")),
@@ -418,7 +418,7 @@ def test_over_a_socket(address, name):
     wanted, *parts = SENT[name]
     answer = told(address, *parts, half=name == "half a body")
     if wanted:
-        assert answer.split()[1] == wanted
+        assert answer.split()[1] in wanted.split()
     else:
         assert not answer or answer.split()[1] in (b"400", b"408")
     assert not any(word in answer for word in TELLS)

@@ -72,6 +72,9 @@ TRAININGS = {
     ),
     "SWA": lambda net: augmented(net, averaging="swa", method="trades", steps=2),
     "free": lambda net: augmented(net, method="free", replays=2),
+    "a loss that rises": lambda net: augmented(
+        net, attack=PGD(2.0, steps=2, bounds=None), eps_warmup=EPOCHS
+    ),
     "certified": lambda net: CertifiedClassifier(
         make_pipeline(StandardScaler(), net), eps=0.1, bounds=None, random_state=0
     ),

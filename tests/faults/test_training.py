@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_is_told(tmp_path):
     augmented(net_in(tmp_path, **files).set_params(max_epochs=1)).fit(X, y)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     net = net_in(tmp_path, **files).set_params(max_epochs=2)
-    with warnings.catch_warnings(record=True) as caught, full_disk():
+    with warnings.catch_warnings(record=True) as caught, full_disk(64):
         warnings.simplefilter("always")
         model = augmented(net).fit(X, y)
     for name in before:

@@ -137,7 +137,9 @@ def dressed(values: np.ndarray, how: str) -> Any:
     if how in ("pandas", "nullable"):
         native = values.astype(values.dtype.newbyteorder("="))
         frame = frame_of(native)
-        return frame.convert_dtypes() if how == "nullable" else frame
+        # pandas 2 looks at complex numbers as if they were real
+        nullable = how == "nullable" and native.dtype.kind != "c"
+        return frame.convert_dtypes() if nullable else frame
     if how == "polars":
         if values.dtype.kind in "cOUSMm" or not values.size:
             return values

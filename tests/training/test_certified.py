@@ -182,7 +182,8 @@ def test_given_weights_can_be_kept_and_nothing_trained():
     assert (first[0] != first[2]).all()
 
 
-def test_composes_and_survives(trained, capsys):
+def test_composes_and_survives(trained, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     again = pickle.loads(pickle.dumps(trained))
     np.testing.assert_array_equal(again.certify(X).margin, trained.certify(X).margin)
     frozen = FrozenEstimator(trained)
