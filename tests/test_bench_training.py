@@ -99,7 +99,7 @@ def test_losses_and_collapses_are_said():
         figures = {"clean": 0.98, "single_step": 0.9, "attacked": attacked}
         params = {"method": "fast", "seed": number}
         figures["warned"] = False
-        return {"name": f"collapse-{number}", "figures": figures, "params": params}
+        return {"name": f"collapse-fast-{number}", "figures": figures, "params": params}
 
     units = [seed(0, 0.8), seed(1, 0.1)]
     text = _training_tables.table(units)
