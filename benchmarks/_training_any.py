@@ -33,7 +33,7 @@ TREES = ("forest", "boosting")
 SETTINGS = {
     "digits": (0.1, 1200, 300),
     "cancer": (0.05, 400, 169),
-    "mnist": (0.1, 4000, 300),
+    "mnist": (0.1, 2000, 300),
 }
 
 
@@ -108,7 +108,7 @@ def before_and_after(
         rounds=rounds,
         early_stopping=True,
         validation_fraction=0.2,
-        n_iter_no_change=2,
+        n_iter_no_change=5,
         random_state=0,
     ).fit(X, y)
     pool = Pool(X_test, y_test)
