@@ -13,11 +13,11 @@
   takes noise of twice eps and a step of eps, as its paper does with an eps of 0.03;
   "calm" is "fast" with less of both and a longer warm-up of eps, chosen on seed 0.
 - *Any classifier*: before and after rounds that stop when the worst case on rows held
-  out has not risen for five, under one fixed stronger attack: ten times the budget of training
-  and unseen seeds, together with all changes that fooled either model. PGD where there
-  is a gradient, else RandomSearch; TreeExact for trees. The plain model is among those
-  that the rounds choose from. groot-trees 0.0.17 is left out: it installs, and its
-  import needs `numpy.lib.function_base`, which NumPy 2 does not have.
+  out has not risen for five, under one fixed stronger attack: ten times the budget of
+  training and unseen seeds, together with all changes that fooled either model. PGD
+  where there is a gradient, else RandomSearch; TreeExact for trees. The plain model is
+  among those that the rounds choose from. groot-trees 0.0.17 is left out: it installs,
+  and its import needs `numpy.lib.function_base`, which NumPy 2 does not have.
 - *A class of its own*, and confidence-calibrated training ("ccat", flagged above the
   threshold that flags 5 % of genuine rows), trained with one attack and tried with
   others: those made on an undefended net, and those that know the model. Success is a

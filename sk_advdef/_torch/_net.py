@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -153,9 +153,26 @@ def _packed(net: Any) -> dict[str, Any]:
     return {"net": clone(net), "weights": weights, "history": net.history.to_list()}
 
 
+@contextmanager
+def _no_folders(net: Any) -> Iterator[None]:
+    """Keep skorch's checkpoints from making a folder for a net that is only opened."""
+    given = net.callbacks if isinstance(net.callbacks, (list, tuple)) else []
+    callbacks = [c[1] if isinstance(c, tuple) else c for c in given]
+    kept = [(c, c.dirname) for c in callbacks if hasattr(c, "dirname")]
+    for callback, _ in kept:
+        callback.dirname = ""
+    try:
+        yield
+    finally:
+        for callback, folder in kept:
+            callback.dirname = folder
+            if hasattr(callback, "checkpoint_"):
+                callback.checkpoint_.dirname = folder
+
+
 def _unpacked(packed: dict[str, Any]) -> Any:
     net = packed["net"]  # on the CPU, with a warning by skorch, where the GPU is gone
-    with seeded(0):
+    with seeded(0), _no_folders(net):
         net.initialize()
     net.module_.load_state_dict(
         {

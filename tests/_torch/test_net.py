@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.callbacks import Checkpoint, TrainEndCheckpoint
 from skorch.dataset import ValidSplit
 from skorch.exceptions import DeviceWarning
 from torch import nn
@@ -324,6 +326,21 @@ def test_pickles(module):
 def test_unpickling_leaves_global_generators(global_generators):
     model = make(make_net(Drawing)).fit(X, y)
     pickle.loads(pickle.dumps(model)).predict(X)
+
+
+def test_unpickling_makes_no_folder(tmp_path):
+    made, at_end = tmp_path / "run", tmp_path / "end"
+    kept = [
+        Checkpoint(dirname=str(made), monitor=None),
+        ("end", TrainEndCheckpoint(dirname=str(at_end))),
+    ]
+    blob = pickle.dumps(make(make_net(callbacks=kept, max_epochs=1)).fit(X, y))
+    shutil.rmtree(made)
+    shutil.rmtree(at_end)
+    again = pickle.loads(blob)
+    assert not list(tmp_path.iterdir())
+    again.net_.fit(X.astype(np.float32), y)  # whoever trains on gets them back
+    assert list(made.iterdir()) and list(at_end.iterdir())
 
 
 def test_weights_can_be_memory_mapped(tmp_path):
