@@ -119,6 +119,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_is_told(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_file_that_torch_wrote_in_part_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.save", lambda _, path: Path(path).write_bytes(b"PK.."))
+    net = net_in(tmp_path, f_params="params.pt").set_params(max_epochs=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        augmented(net).fit(X, y)
+    told = [str(w.message) for w in caught if "written in part" in str(w.message)]
+    assert any(f"could not be written to {tmp_path / 'params.pt'}" in t for t in told)
+    assert not (tmp_path / "params.pt").exists()
+
+
 def test_a_mistyped_file_of_a_checkpoint_is_told(tmp_path):
     with pytest.warns(UserWarning, match=r"could not be written.*'net\.trainig_'"):
         augmented(net_in(tmp_path, f_trainig="t.pt")).fit(X, y)
