@@ -199,7 +199,7 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     if x.unit and func not in _EXACT:
         size = found.magnitude if func in _CLAMPED else 1 + found.magnitude
         if func in (F.elu, F.celu):
-            # torch before 2.7 takes 1 from an exponential, and multiplies by alpha
+            # torch 2.6 takes 1 from an exponential, and multiplies by alpha
             size = size + sum(v for v in settings if isinstance(v, (int, float)))
         error = ELEMENTARY * x.unit * size + fall
         found = found.like(found.lower, found.upper, found.point, error=error)

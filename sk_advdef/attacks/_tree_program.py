@@ -64,7 +64,7 @@ class Rows:
         """
         row, column, value = map(np.concatenate, zip(*self._parts, strict=True))
         n = len(self.integral)
-        # scipy before 1.15 hands positions to HiGHS as they are, which takes 32 bits
+        # scipy 1.13 hands positions to HiGHS as they are, which takes 32 bits
         where = row.astype(np.int32), column.astype(np.int32)
         matrix = coo_array((value, where), shape=(self._n_rows, n)).tocsr()
         rows = LinearConstraint(
