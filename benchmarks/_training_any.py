@@ -1,5 +1,6 @@
 """Adversarial training of classifiers that are no nets, before and after."""
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 
+from benchmarks import _robust_trees
 from benchmarks._harness import load_mnist
 from benchmarks._pictures import short
 from sk_advdef import PGD, AdversariallyAugmentedClassifier, RandomSearch, TreeExact
@@ -86,6 +88,22 @@ class Pool:
         return holds
 
 
+def in_rounds(
+    kind: str, eps: float, budget: int, rounds: int
+) -> AdversariallyAugmentedClassifier:
+    """Return a model that is trained in rounds, for as long as they help."""
+    return AdversariallyAugmentedClassifier(
+        MODELS[kind],
+        attack=attacks(kind, eps, budget, 0),
+        ratio=1.0,
+        rounds=rounds,
+        early_stopping=True,
+        validation_fraction=0.2,
+        n_iter_no_change=5,
+        random_state=0,
+    )
+
+
 def before_and_after(
     *,
     data: str,
@@ -101,28 +119,40 @@ def before_and_after(
     """Accuracy, clean and attacked, of a model as it is and after rounds."""
     X, y, X_test, y_test = rows_of(data, folder, n_train, n_test)
     plain = clone(MODELS[model]).fit(X, y)
-    trained = AdversariallyAugmentedClassifier(
-        MODELS[model],
-        attack=attacks(model, eps, budget, 0),
-        ratio=1.0,
-        rounds=rounds,
-        early_stopping=True,
-        validation_fraction=0.2,
-        n_iter_no_change=5,
-        random_state=0,
-    ).fit(X, y)
-    pool = Pool(X_test, y_test)
-    for found in (plain, trained):
+    trained = in_rounds(model, eps, budget, rounds).fit(X, y)
+    return {
+        "rounds": len(trained.history_),
+        "held_out": [short(r["held_out_accuracy"]) for r in trained.history_],
+        "rows": len(y_test),
+        **judged(
+            {"before": plain, "after": trained},
+            *(X_test, y_test, model, eps, budget, exact_rows),
+        ),
+    }
+
+
+def judged(
+    models: dict[str, Any],
+    X: np.ndarray,
+    y: np.ndarray,
+    kind: str,
+    eps: float,
+    budget: int,
+    exact_rows: int,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of each model, clean and under all that was found against any."""
+    pool = Pool(X, y)
+    for found in models.values():
         for seed, times in ((1, 1), (2, 10)):  # unseen seeds; ten times the budget
-            pool.add(found, attacks(model, eps, times * budget, seed))
-        if model in WITH_GRADIENT:
+            pool.add(found, attacks(kind, eps, times * budget, seed))
+        if kind in WITH_GRADIENT:
             last = PGD(eps, steps=budget, loss="margin", restarts=10, random_state=3)
             pool.add(found, last)
     few = slice(exact_rows)
-    exact = {}
-    if model in TREES:
-        for name, found in (("before", plain), ("after", trained)):
-            answer = TreeExact(eps, time_limit=5.0).run(found, X_test[few], y_test[few])
+    exact: dict[str, dict[str, Any]] = {name: {} for name in models}
+    if kind in TREES:
+        for name, found in models.items():
+            answer = TreeExact(eps, time_limit=5.0).run(found, X[few], y[few])
             exact[name] = {
                 "exact": short(1 - answer.fooled.mean()),
                 "certified": short(answer.certified.mean()),
@@ -130,18 +160,38 @@ def before_and_after(
             }
             rows = np.flatnonzero(answer.fooled)
             pool.found.append((rows, answer.X_adv[rows]))
-    figures: dict[str, Any] = {
-        "rounds": len(trained.history_),
-        "held_out": [short(r["held_out_accuracy"]) for r in trained.history_],
-        "rows": len(y_test),
-    }
-    for name, found in (("before", plain), ("after", trained)):
+    figures = {}
+    for name, found in models.items():
         held = pool.held(found)
         figures[name] = {
-            "clean": short((found.predict(X_test) == y_test).mean()),
+            "clean": short((found.predict(X) == y).mean()),
             "attacked": short(held.mean()),
-            **exact.get(name, {}),
+            **exact[name],
         }
-        if model in TREES:
+        if kind in TREES:
             figures[name]["attacked_same_rows"] = short(held[few].mean())
     return figures
+
+
+def forests(
+    *,
+    data: str,
+    eps: float,
+    n_train: int,
+    n_test: int,
+    budget: int,
+    rounds: int,
+    exact_rows: int,
+    folder: Any,
+) -> dict[str, Any]:
+    """Accuracy of a forest as it is, after rounds, and made robust by others."""
+    X, y, X_test, y_test = rows_of(data, folder, n_train, n_test)
+    plain = clone(MODELS["forest"]).fit(X, y)
+    models = {
+        "plain": plain,
+        "rounds": in_rounds("forest", eps, budget, rounds).fit(X, y),
+        "relabelled": _robust_trees.relabelled(plain, X, y, eps),
+    }
+    with contextlib.suppress(ImportError):
+        models["GROOT"] = _robust_trees.groot_forest(X, y, eps, plain.n_estimators)
+    return judged(models, X_test, y_test, "forest", eps, budget, exact_rows)

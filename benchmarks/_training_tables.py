@@ -18,6 +18,7 @@ def table(units: list[Unit]) -> str:
         ("MNIST, Linf 0.3, accuracy (attacked: an upper bound)", "mnist-", _leading),
         ("Collapse of single steps", "collapse-", _collapse),
         ("Any classifier, before and after rounds", "any-", _any),
+        ("Forests made robust by others", "forests-", _forests),
         ("A class of its own: evades / found", "class-", _own_class),
         ("Time of an epoch", "speed-", _speed),
     ):
@@ -167,6 +168,18 @@ def _any(units: list[Unit]) -> str:
     head = ["data", "model", "eps", "clean", "attacked"]
     head += ["TreeExact: not broken / certified", "rounds", ""]
     return markdown(head, lines)
+
+
+def _forests(units: list[Unit]) -> str:
+    head = ["data", "eps", "forest", "clean", "attacked", "TreeExact: not broken"]
+    lines = [
+        [u["params"]["data"], u["params"]["eps"], name]
+        + [_share(f[k]) for k in ("clean", "attacked", "exact", "certified")]
+        + [f["exact_rows"]]
+        for u in units
+        for name, f in u["figures"].items()
+    ]
+    return markdown([*head, "certified", "rows of TreeExact"], lines)
 
 
 def _own_class(units: list[Unit]) -> str:

@@ -16,8 +16,10 @@
   out has not risen for five, under one fixed stronger attack: ten times the budget of
   training and unseen seeds, together with all changes that fooled either model. PGD
   where there is a gradient, else RandomSearch; TreeExact for trees. The plain model is
-  among those that the rounds choose from. groot-trees 0.0.17 is left out: it installs,
-  and its import needs `numpy.lib.function_base`, which NumPy 2 does not have.
+  among those that the rounds choose from.
+- *Forests made robust by others*, on the data of two classes, which they are for: trees
+  that GROOT grows, as it comes, and robust relabelling of the leaves (Vos and Verwer
+  2022), both turned into forests of scikit-learn, so that `TreeExact` can judge them.
 - *A class of its own*, and confidence-calibrated training ("ccat", flagged above the
   threshold that flags 5 % of genuine rows), trained with one attack and tried with
   others: those made on an undefended net, and those that know the model. Success is a
@@ -44,7 +46,7 @@ from benchmarks import _others
 from benchmarks import _training_loops as by_hand
 from benchmarks._harness import arguments, ratios, spread, time_in_turn, unit
 from benchmarks._pictures import StrideNet, pictures, short, trained
-from benchmarks._training_any import MODELS, SETTINGS, before_and_after
+from benchmarks._training_any import MODELS, SETTINGS, before_and_after, forests
 from benchmarks._training_nets import (
     WithClass,
     fingerprint,
@@ -67,7 +69,7 @@ from sk_advdef import (
 
 __all__ = ["main", "table"]
 
-PACKAGES = ("pyautoattack", "adversarial-robustness-toolbox")
+PACKAGES = ("pyautoattack", "adversarial-robustness-toolbox", "groot-trees")
 EPS = 0.3
 BATCH = 250
 
@@ -411,6 +413,9 @@ def tasks(quick: bool, folder: Any) -> list[Task]:
             found.append(
                 (f"any-{name}-{model}", params, partial(before_and_after, **unkept))
             )
+        if name == "cancer":
+            params = {"data": name, "eps": eps, **sizes, **rest}
+            found.append((f"forests-{name}", params, partial(forests, **unkept)))
     for kind in ("label", "ccat"):
         params = {"kind": kind, "net": small, "eps": EPS, "steps": 2 if quick else 7}
         params |= {"judged": judged // 2, "queries": 5 if quick else 1000} | common

@@ -4,10 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.preprocessing import MinMaxScaler
 
-from benchmarks import _harness, _others, _training_tables, bench_training
+from benchmarks import (
+    _harness,
+    _others,
+    _robust_trees,
+    _training_tables,
+    bench_training,
+)
 from benchmarks._pictures import StrideNet, pictures, trained
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +60,7 @@ def test_units_have_names_of_their_own():
         "mnist",
         "collapse",
         "any",
+        "forests",
         "class",
         "speed",
     }
@@ -107,3 +118,39 @@ def test_losses_and_collapses_are_said():
     assert "met" in _training_tables.table(units[:1])
     units = [{"name": "speed-memory", "figures": {"mebibytes": {"plain": 1, "pgd": 2}}}]
     assert "at most 1.2 times plain (2.00): missed" in _training_tables.table(units)
+
+
+def test_relabelling_keeps_a_largest_set_without_conflict():
+    """Beside all sets of nine rows."""
+    rng = np.random.default_rng(0)
+
+    def meets(reached, codes, rows):
+        sides = [reached[rows & (codes == code)].any(axis=0) for code in (0, 1)]
+        return (sides[0] & sides[1]).any()
+
+    sets = [np.array([n >> i & 1 for i in range(9)], dtype=bool) for n in range(512)]
+    for _ in range(30):
+        reached, codes = rng.random((9, 5)) < 0.3, rng.integers(0, 2, 9)
+        kept = _robust_trees.consistent(reached, codes)
+        free = [rows.sum() for rows in sets if not meets(reached, codes, rows)]
+        assert not meets(reached, codes, kept) and kept.sum() == max(free)
+
+
+def test_leaves_that_are_reached():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = MinMaxScaler().fit_transform(X)
+    forest = RandomForestClassifier(3, random_state=0).fit(X, y)
+    tree = forest.estimators_[0]
+    reached = _robust_trees.reachable(tree.tree_, X, 0.05)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = np.clip(X + rng.uniform(-0.05, 0.05, X.shape), 0, 1)
+        assert reached[np.arange(len(X)), tree.apply(moved)].all()
+    still = _robust_trees.reachable(tree.tree_, X, 0.0)
+    np.testing.assert_array_equal(still.argmax(axis=1), tree.apply(X))
+    assert (still.sum(axis=1) == 1).all()
+    # rows that can be moved nowhere else keep their labels
+    same = _robust_trees.relabelled(forest, X, y, 0.0)
+    assert same.score(X, y) >= forest.score(X, y) - 0.01
+    before = RandomForestClassifier(3, random_state=0).fit(X, y).estimators_[0]
+    np.testing.assert_array_equal(tree.tree_.value, before.tree_.value)
