@@ -51,7 +51,7 @@ class LogKernelDensity:
 
     def __call__(self, squares: torch.Tensor) -> torch.Tensor:
         """Return a log-density a row."""
-        total = (squares / (-2 * self.bandwidth**2)).logsumexp(dim=1)
+        total = (squares / self.bandwidth / self.bandwidth / -2).logsumexp(dim=1)
         return total - math.log(squares.shape[1]) - self.normalizer
 
 

@@ -20,7 +20,9 @@ def check_eps(
 ) -> np.ndarray:
     """Return ``eps`` as float64, a scalar or an array that fits one sample."""
     if np.ndim(eps) == 0:
-        check_number(owner, name, eps, low=0)
+        spaceless = name == "eps" and getattr(owner, "space", eps) is None
+        otherwise = ", or a space that brings one" if spaceless else ""
+        check_number(owner, name, eps, low=0, otherwise=otherwise)
         return np.asarray(eps, dtype=np.float64)
     allowed = "a float in [0, inf) or an array of them that fits one sample"
     try:

@@ -83,7 +83,7 @@ class Guarding(WrappingClassifier):
         # an iterator would be used up by the first look at it
         several = (
             np.ndim(allow)
-            if isinstance(allow, np.ndarray)
+            if hasattr(allow, "__array__")
             else (isinstance(allow, Iterable) and not isinstance(allow, Iterator))
         )
         if isinstance(allow, (str, bytes)) or not several:

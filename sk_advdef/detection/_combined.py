@@ -17,7 +17,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from sk_advdef._torch._fingerprint import fingerprint, remembered
 from sk_advdef._torch._models import class_scores, is_frozen, is_net, unfrozen
 from sk_advdef._torch._registry import missing_view
-from sk_advdef._validation import check_number, invalid
+from sk_advdef._validation import check_classifier, check_number, invalid
 from sk_advdef.attacks._base import Attack
 from sk_advdef.detection._base import Detector, _rows_of, finite_scores
 from sk_advdef.detection._dropout import DropoutUncertaintyDetector, differentiable
@@ -285,14 +285,16 @@ class CombinedDetector(Detector, _BaseComposition):
             allowed = "an attack of this package, a list of them, not empty, or None"
             raise invalid(self, "attack", allowed, self.attack)
         final = self.final_estimator
-        if final is not None and not (
-            hasattr(final, "decision_function") or hasattr(final, "predict_proba")
-        ):
-            raise TypeError(
-                "The final_estimator of CombinedDetector must have decision_function "
-                f"or predict_proba, and {final!r} has neither. Wrap it in "
-                "CalibratedClassifierCV, or take LogisticRegression()."
-            )
+        if final is not None:
+            check_classifier(self, "final_estimator", final)
+            if not any(
+                hasattr(final, m) for m in ("decision_function", "predict_proba")
+            ):
+                raise TypeError(
+                    "The final_estimator of CombinedDetector must have "
+                    f"decision_function or predict_proba, and {final!r} has neither. "
+                    "Wrap it in CalibratedClassifierCV, or take LogisticRegression()."
+                )
         if self.prior is not None:
             kind: dict[str, Any] = {"closed": "neither", "otherwise": " or None"}
             check_number(self, "prior", self.prior, low=0, high=1, **kind)

@@ -120,7 +120,9 @@ def default_bandwidth(near: Neighborhood) -> float:
 
 
 def _log_mean_kernel(squares: np.ndarray, bandwidth: float, count: int) -> np.ndarray:
-    return logsumexp(squares / (-2 * bandwidth**2), axis=1) - np.log(count)
+    with np.errstate(over="ignore"):  # beyond all numbers is as far as can be
+        exponents = squares / bandwidth / bandwidth / -2
+    return logsumexp(exponents, axis=1) - np.log(count)
 
 
 def log_normalizer(bandwidth: float, n_features: int) -> float:

@@ -355,10 +355,11 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             {k: v for k, v in row.items() if k != "batches"}
             for row in last_step(self.estimator_).net_.history.to_list()
         ]
-        if not self.early_stopping:  # which leaves the net as it was before a fall
-            rows = len(loops[0].watched[0])
-            cure = CURES.get(self.method, CURE)
-            warn_of_collapse(loops[0].history, rows, cure)
+        loop, watched = loops[0], loops[0].history
+        if self.early_stopping:  # which leaves the net as it was before a fall
+            watched = [loop.best.reached]
+        cure = CURES.get(self.method, CURE)
+        warn_of_collapse(watched, len(loop.watched[0]), cure, loop.single)
 
     def _fit_rounds(self, X: Any, y: np.ndarray, held: Any, seed: int) -> None:
         model = clone(self.estimator).fit(X, y)

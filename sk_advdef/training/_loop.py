@@ -87,6 +87,8 @@ class Loop:
         self.turn = self.batch = 0
         self.batches = 1
         self.used = 1.0
+        #: accuracy under one step at the end, where single steps are what is learned
+        self.single: float | None = None
         self.iterator: Any = None
         #: of the batch at work: rows for TRADES, labels of confidence calibration
         self.rows: torch.Tensor | None = None
@@ -404,6 +406,13 @@ class Loop:
             _weights.relearn_statistics(
                 module, self._statistics_batches(), self.net.infer
             )
+        if self.owner.method in ALPHAS and self.history:
+            reached = _watch.accuracies(
+                *(self.live, *self.watched),
+                [_watch.single_step(attack) for attack in self.attacks],
+                self.flagged,
+            )
+            self.single = reached["attacked_accuracy"]
 
     def _statistics_batches(self) -> Iterator[torch.Tensor]:
         """Yield rows as they enter training, attacked on the net as it is now."""

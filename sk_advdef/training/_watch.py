@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._fgsm import FGSM
 from sk_advdef.attacks._pgd import PGD
 
 #: Rows of the training set on which the accuracy under attack is watched, and of those
@@ -32,6 +33,16 @@ def probe(attack: Attack, seed: int, steps: int) -> Attack:
         norm=attack.norm,
         bounds=attack.bounds,
         random_state=seed,
+        space=getattr(attack, "space", None),
+    )
+
+
+def single_step(attack: Attack) -> Attack:
+    """Make the attack of one step of the same reach, which a net may learn by heart."""
+    return FGSM(
+        attack.eps,
+        norm=attack.norm,
+        bounds=attack.bounds,
         space=getattr(attack, "space", None),
     )
 
@@ -73,6 +84,12 @@ class Best:
         self.score = (-1.0, -1.0)
         self.waited = 0
 
+    @property
+    def reached(self) -> dict[str, float]:
+        """Accuracies of that epoch."""
+        names = "attacked_accuracy", "clean_accuracy"
+        return dict(zip(names, self.score, strict=True))
+
     def is_new(self, reached: dict[str, float]) -> bool:
         """Take an epoch in; return whether none was as good."""
         score = reached["attacked_accuracy"], reached["clean_accuracy"]
@@ -88,17 +105,26 @@ class Best:
         return self.waited >= self.patience
 
 
-def warn_of_collapse(watched: list[dict[str, float]], rows: int, cure: str) -> None:
-    """Warn where the accuracy under attack has fallen and not come back."""
+def warn_of_collapse(
+    watched: list[dict[str, float]], rows: int, cure: str, single: float | None = None
+) -> None:
+    """Warn where accuracy under attack has fallen, or holds a single step alone.
+
+    ``single`` is the accuracy under one step, of a net that was trained by such.
+    """
     found = [row["attacked_accuracy"] for row in watched]
     # to call every row adversarial is no feat to fall from
     best = max((min(row.values()) for row in watched), default=0.0)
     fall = max(COLLAPSE, COLLAPSE_DEVIATIONS * (0.5 / rows) ** 0.5)
     if found and found[-1] < best - fall:
-        warnings.warn(
-            f"Accuracy under attack fell from {best:.0%} to {found[-1]:.0%} in "
-            "training (catastrophic overfitting): the net has learned to mask its "
-            f"gradients from this attack. {cure}, and see history_.",
-            UserWarning,
-            stacklevel=5,
-        )
+        seen = f"fell from {best:.0%} to {found[-1]:.0%} in training"
+    elif found and single is not None and found[-1] < min(single / 2, single - fall):
+        seen = f"is {found[-1]:.0%}, and {single:.0%} under a single step of it"
+    else:
+        return
+    warnings.warn(
+        f"Accuracy under attack {seen} (catastrophic overfitting): the net has learned "
+        f"to mask its gradients from this attack. {cure}, and see history_.",
+        UserWarning,
+        stacklevel=5,
+    )

@@ -188,6 +188,8 @@ def test_who_brings_eps_and_bounds():
         both.run(model, X)
     with pytest.raises(ValueError, match="'eps' parameter of PGD"):
         PGD(None, bounds=None, space=FeatureSpace(immutable=[0])).run(model, X)
+    with pytest.raises(ValueError, match=r"'eps' .* or a space that brings one"):
+        PGD(None, bounds=None).run(model, X)
     with pytest.raises(ValueError, match="'space' parameter of FGSM"):
         FGSM(0.1, bounds=None, space={"eps": 1}).run(model, X)
     with pytest.raises(ValueError, match=r"outside the bounds=.* of PGD"):

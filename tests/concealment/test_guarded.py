@@ -534,6 +534,7 @@ def test_scores_for_plots_are_bounded(monkeypatch):
         ({"allow": (1.5,)}, "'allow' parameter"),
         ({"allow": iter(["alice"])}, "'allow' parameter"),
         ({"allow": np.array("alice")}, "'allow' parameter"),
+        ({"allow": torch.tensor(1.0)}, "'allow' parameter .* a sequence of accounts"),
         ({"log_inputs": 1}, "'log_inputs' parameter"),
         ({"clock": 0}, "'clock' parameter"),
         ({"monitor": LogisticRegression()}, "'monitor' parameter"),

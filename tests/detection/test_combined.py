@@ -501,6 +501,7 @@ def test_searches_attack_once(tmp_path, monkeypatch):
         (make(attack="pgd"), ValueError, "'attack' parameter"),
         (make(attack=[ATTACK, 3]), ValueError, "'attack' parameter"),
         (make(final_estimator=LinearRegression()), TypeError, "has neither"),
+        (make(final_estimator=LinearRegression), ValueError, "'final_estimator' para"),
         (make(prior=1.0), ValueError, r"'prior' .* in \(0, 1\) or None"),
         (make(contamination=0), ValueError, "'contamination' parameter"),
         (make(cv=1.5), ValueError, "'cv' parameter"),

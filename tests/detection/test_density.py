@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.compose import make_column_transformer
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -106,6 +107,15 @@ def test_blocks(method, monkeypatch):
     np.testing.assert_allclose(found.score_samples(X), expected, rtol=1e-10)
     if bandwidth is not None:
         np.testing.assert_allclose(found.bandwidth_, bandwidth)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-300, 1e-160, 1e160, 1e300])
+def test_bandwidths_whose_square_no_number_holds(bandwidth):
+    X, y = load_iris(return_X_y=True)
+    scores = make(bandwidth=bandwidth).fit(X, y).score_samples(X)
+    assert np.isfinite(scores).all()
+    if bandwidth > 1:  # all rows are equally near
+        np.testing.assert_allclose(scores, scores[0])
 
 
 def test_default_bandwidth(monkeypatch):

@@ -152,7 +152,10 @@ def dressed(values: np.ndarray, how: str) -> Any:
 
 def typeless(values: np.ndarray) -> np.ndarray:
     """Take a type away that scikit-learn keeps where it is not asked for another."""
-    return values.astype({"u": int, "O": float}.get(values.dtype.kind, values.dtype))
+    kind = values.dtype.kind
+    if kind == "u" and values.size and values.max() > np.iinfo(int).max:
+        kind = "O"
+    return values.astype({"u": int, "O": float}.get(kind, values.dtype))
 
 
 def other(values: np.ndarray, what: str) -> Any:

@@ -17,11 +17,18 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
 
-from sk_advdef import PGD, AdversariallyAugmentedClassifier, RandomSearch, as_module
+from sk_advdef import (
+    FGSM,
+    PGD,
+    AdversariallyAugmentedClassifier,
+    RandomSearch,
+    as_module,
+)
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._resume import hooked
 from sk_advdef.attacks._base import Attack
 from sk_advdef.nets import DropoutMLP
+from sk_advdef.training import _watch
 from tests._instances import make_rows, small_net
 from tests._torch._cases import OneLogit, Probabilities, make_net
 
@@ -288,6 +295,21 @@ def test_collapse_is_noticed():
         model = make(net).fit(X, y)
     attacked = [row["attacked_accuracy"] for row in model.history_]
     assert max(attacked) > attacked[-1] + 0.2
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_net_that_holds_single_steps_alone_is_noticed(early_stopping, monkeypatch):
+    """It never held more, so that nothing fell: here the single step is a short one."""
+    short = FGSM(1e-6, bounds=None)
+    net = small_net(optimizer=torch.optim.Adam, lr=0.01, max_epochs=10)
+    params = {"attack": PGD(5.0, bounds=None), "method": "fast", "random_state": 0}
+    params |= {"early_stopping": early_stopping, "eps_warmup": 10_000}
+    params |= {"validation_fraction": 0.4}
+    AdversariallyAugmentedClassifier(net, **params).fit(X, y)
+    monkeypatch.setattr(_watch, "single_step", lambda attack: short)
+    told = r"is \d+%, and \d\d%.* under a single step of it \(catastrophic"
+    with pytest.warns(UserWarning, match=told):
+        AdversariallyAugmentedClassifier(net, **params).fit(X, y)
 
 
 def test_chance_is_no_collapse():
