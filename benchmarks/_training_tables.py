@@ -19,7 +19,7 @@ def table(units: list[Unit]) -> str:
         ("Collapse of single steps", "collapse-", _collapse),
         ("Any classifier, before and after rounds", "any-", _any),
         ("Forests made robust by others", "forests-", _forests),
-        ("A class of its own: evades / found", "class-", _own_class),
+        ("A class of its own", "class-", _own_class),
         ("Time of an epoch", "speed-", _speed),
     ):
         found = [u for u in units if u["name"].startswith(prefix)]
@@ -189,15 +189,12 @@ def _own_class(units: list[Unit]) -> str:
         kind = "its own label" if p["kind"] == "label" else "ccat"
         clean = f"{_share(f['clean'])}, flags {_share(f['clean_flagged'])}"
         for name, figures in f.items():
-            if not isinstance(figures, dict):
-                continue
-            cells = [
-                f"{_share(figures[who]['evades'])} / {_share(figures[who]['found'])}"
-                for who in ("ignores", "knows")
-            ]
-            lines.append([kind, clean, name, figures["rows"], *cells])
-    head = ["model", "clean rows", "attack", "rows", "ignores the defence", "knows it"]
-    return markdown(head, lines)
+            if isinstance(figures, dict):
+                each = ", ".join(f"{k} {_share(v)}" for k, v in figures["by"].items())
+                cells = [_share(figures[k]) for k in ("ignores", "found", "knows")]
+                lines.append([kind, clean, name, f["rows"], *cells, each])
+    head = ["model", "clean rows", "reach", "rows", "evades: ignores", "of those found"]
+    return markdown([*head, "evades: knows", "of these"], lines)
 
 
 def _speed(units: list[Unit]) -> str:
