@@ -54,10 +54,12 @@ def check_bounds(
     if not fits:
         raise invalid(owner, "bounds", allowed, bounds)
     # in X's dtype: bounds taken before a cast to float32 still hold its rounded ends
-    if (
-        np.less(X, low.astype(X.dtype)).any()
-        or np.greater(X, high.astype(X.dtype)).any()
-    ):
+    ends = low.astype(X.dtype), high.astype(X.dtype)
+    if low.ndim == high.ndim == 0:  # without a mask as large as X
+        leaves = X.min(initial=np.inf) < ends[0] or X.max(initial=-np.inf) > ends[1]
+    else:
+        leaves = np.less(X, ends[0]).any() or np.greater(X, ends[1]).any()
+    if leaves:
         name = owner if isinstance(owner, str) else type(owner).__name__
         box = f"={bounds!r}" if low.ndim == high.ndim == 0 else ""
         raise ValueError(

@@ -14,12 +14,12 @@ EXACT = 2**53
 class Table:
     """The input at the door: a NumPy array to work on, and the way back.
 
-    ``values`` is float32 or float64. ``restore`` gives rows back in the type and dtype
-    that came in; integers are reached by rounding toward the original value, which
-    keeps the result in the ball.
+    ``values`` is float32 or float64; without ``copy`` it may be the input itself.
+    ``restore`` gives rows back in the type and dtype that came in; integers are reached
+    by rounding toward the original value, which keeps the result in the ball.
     """
 
-    def __init__(self, X: Any, *, keep_text: bool = False) -> None:
+    def __init__(self, X: Any, *, keep_text: bool = False, copy: bool = True) -> None:
         X = as_rows(X) if _is_frame(X) else X
         self._given: Any = X if _is_frame(X) else None
         #: positions of the numeric columns among all; the others are kept aside
@@ -30,7 +30,8 @@ class Table:
         given = check_array(given, allow_nd=True, dtype="numeric", input_name="X")
         self.dtype = given.dtype
         small = given.dtype in (np.float32, np.float16, np.uint8, np.int8)
-        self.values = given.astype(np.float32 if small else np.float64)
+        copy = copy or not given.flags.carray  # torch warns of what is read-only
+        self.values = given.astype(np.float32 if small else np.float64, copy=copy)
         # the dtype of each column of a frame, or the one of an array
         kinds = [self.dtype] if self.numeric is None else _kinds(X, self.numeric)
         self._kinds = kinds

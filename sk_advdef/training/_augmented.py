@@ -336,14 +336,14 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
                 self._default_eps(X), steps=10, bounds=None, random_state=seed
             )
         attacks = self.attack_ if isinstance(self.attack_, list) else [self.attack_]
-        table = Table(X)
+        table = Table(X, copy=False)
         if held is not None:
             values = Table(held[0]).values[:HELD_ROWS].astype(np.float32)
             held = values, np.searchsorted(classes, held[1][:HELD_ROWS])
         loops: list[Loop] = []
         wrapped = around(
             self,
-            table.values.astype(np.float32),
+            table.values.astype(np.float32, copy=False),
             loops,
             attacks=[with_names(a, table.names) for a in attacks],
             classes=classes,
