@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from sk_advdef.concealment._accounts import account_id
 from sk_advdef.concealment._gcra import SECOND, Rate
 from sk_advdef.concealment._history import Seen
+from sk_advdef.concealment._recent import RecentScores
 from sk_advdef.concealment._refused import QueryRefused
 from sk_advdef.concealment._store import Store, StoreError
 from sk_advdef.concealment._watch import Watch
@@ -77,7 +78,7 @@ class Gate:
         self._key, self._is_open, self._clock = key, is_open, clock
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(COUNTED, 0)
-        self._recent: OrderedDict[bytes, deque[tuple[float, float]]] = OrderedDict()
+        self._recent = RecentScores(RECENT_ACCOUNTS, RECENT_SCORES)
 
     def count(self, **counts: int) -> None:
         """Add to the counters."""
@@ -173,19 +174,12 @@ class Gate:
         now = self.now()
         with self._lock:
             for name, one in zip(accounts, seen, strict=True):
-                key = self.id_of(name)
-                if key not in self._recent:
-                    self._recent[key] = deque(maxlen=RECENT_SCORES)
-                self._recent.move_to_end(key)
-                self._recent[key].append((now, one.score))
-            while len(self._recent) > RECENT_ACCOUNTS:
-                self._recent.popitem(last=False)
+                self._recent.add(self.id_of(name), now, one.score)
 
     def recent(self, account: Any) -> np.ndarray:
         """Return times and scores of an account, shape (n, 2)."""
         with self._lock:
-            found = list(self._recent.get(self.id_of(account), ()))
-        return np.array(found, dtype=np.float64).reshape(-1, 2)
+            return self._recent.of(self.id_of(account))
 
     def note(self, event: str, accounts: list[Any], **more: Any) -> None:
         """Write a line of JSON to the audit log."""

@@ -2,6 +2,7 @@ import json
 import logging
 import pickle
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -31,6 +32,7 @@ from sk_advdef import (
 )
 from sk_advdef.concealment import _secrets
 from sk_advdef.concealment._memory_store import MemoryStore
+from sk_advdef.concealment._recent import RecentScores
 from sk_advdef.concealment._store import StoreError
 from tests._instances import small_net
 from tests.concealment._stores import (
@@ -518,6 +520,31 @@ def test_scores_for_plots_are_bounded(monkeypatch):
     guarded.predict(X[:9], account=list("abcdefghi"))
     assert len(guarded._gate()._recent) == 3
     assert len(guarded._gate().recent("i")) == 1
+    assert guarded._gate().recent("a").shape == (0, 2)
+
+
+def test_the_latest_scores_are_kept_in_order():
+    kept = RecentScores(accounts=2, scores=1000)
+    for time in range(2345):
+        kept.add(b"a", time, -time)
+        found = kept.of(b"a")
+        assert len(found) == min(time + 1, 1000)
+        assert found[-1].tolist() == [time, -time]
+    assert np.array_equal(found[:, 0], np.arange(1345, 2345))
+    assert np.array_equal(found[:, 1], -found[:, 0])
+
+
+def test_latest_scores_take_few_bytes():
+    kept = RecentScores(accounts=100, scores=1000)
+    tracemalloc.start()
+    try:
+        for time in range(150_000):
+            kept.add(b"%d" % (time % 150), float(time), time / 7)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 100
+    assert held < 100 * 1000 * 20 + 100_000
 
 
 @pytest.mark.parametrize(
