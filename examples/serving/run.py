@@ -48,6 +48,8 @@ def serve(folder: Path, port: int, workers: int) -> int:
         wait_for(redis_port, store)
         environment = {
             "SK_ADVDEF_SECRET": secrets.token_hex(32),
+            # the C library otherwise keeps a heap for each thread, and each grows
+            "MALLOC_ARENA_MAX": "1",
             **os.environ,
             "GUARDED_MODEL": str(folder / "guarded.joblib"),
             "AUDIT_LOG": str(folder / "audit.log"),

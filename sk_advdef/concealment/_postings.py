@@ -9,6 +9,8 @@ another few tenths of a byte.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 
 #: Sketches in the dict, and in runs of each level before they move up.
@@ -23,6 +25,13 @@ MAX_OF_TOKEN = 64
 
 #: Entries of a bucket of a run, at most, on average.
 BUCKET = 12
+
+
+def span_of(lower: memoryview, start: int, end: int, tag: int) -> tuple[int, int]:
+    """Return where a tag begins and ends in a bucket."""
+    # a flagged row looks up fifty of these one by one, and its time must not tell
+    begin = bisect_left(lower, tag, start, end)
+    return begin, bisect_right(lower, tag, begin, end)
 
 
 class Run:
@@ -64,10 +73,12 @@ class Run:
         long = length > MAX_OF_TOKEN
         found = []
         if long.any():
-            spans = zip(
-                left[long].tolist(), right[long].tolist(), tags[long], strict=True
-            )
-            found = [self._youngest(start, end, tag) for start, end, tag in spans]
+            lower = self.lower.data
+            ends = (some[long].tolist() for some in (left, right, tags))
+            for start, end, tag in zip(*ends, strict=True):
+                begin, stop = span_of(lower, start, end, tag)
+                begin = max(begin, stop - MAX_OF_TOKEN)
+                found.append(self.positions[begin:stop])
         short = np.flatnonzero(~long & (length > 0))
         if len(short):
             left, right, tags = left[short, None], right[short, None], tags[short, None]
@@ -76,24 +87,14 @@ class Run:
             found.append(self.positions[at[same & (at < right)]])
         return found
 
-    def _span(self, start: int, end: int, tag: np.uint16) -> tuple[int, int]:
-        """Return where a tag begins and ends in a bucket."""
-        lower = self.lower[start:end]
-        left, right = np.searchsorted(lower, tag), np.searchsorted(lower, tag, "right")
-        return start + int(left), start + int(right)
-
-    def _youngest(self, start: int, end: int, tag: np.uint16) -> np.ndarray:
-        begin, stop = self._span(start, end, tag)
-        return self.positions[max(begin, stop - MAX_OF_TOKEN) : stop]
-
     def find_one(self, token: int) -> np.ndarray:
         """Return all positions under one token."""
         bucket = token >> (32 - self._bits)
         start, end = int(self.starts[bucket]), int(self.starts[bucket + 1])
-        tag = np.uint16(token & 0xFFFF)
+        tag = token & 0xFFFF
         if end - start <= MAX_OF_TOKEN:
             return self.positions[start:end][self.lower[start:end] == tag]
-        begin, stop = self._span(start, end, tag)
+        begin, stop = span_of(self.lower.data, start, end, tag)
         return self.positions[begin:stop]
 
 
