@@ -81,9 +81,10 @@ class ConcealedClassifier(WrappingClassifier):
     labels, such as `HopSkipJump`, need more queries and reach the same changes, and a
     copy of the model trained on labels serves for `Transfer`. "rounded" and "top" still
     tell of the way to the boundary wherever the top probability moves. The noise of
-    "noisy" is the same when he asks again in one cell, but it averages out over
-    neighboring cells: with queries in m cells its standard deviation falls as one over
-    the square root of m.
+    "noisy" is the same for all of a cell: it hides no difference between two queries in
+    one, so gradients come through as they are. Over neighboring cells it averages out:
+    with queries in m cells its standard deviation falls as one over the square root of
+    m.
 
     References
     ----------

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,10 @@ class Line:
 
 def shown(account: Any) -> str | int | None:
     """Return an account as the audit log has it."""
-    return account.hex() if isinstance(account, bytes) else account
+    if isinstance(account, bytes):
+        return account.hex()
+    # an integer of NumPy is none to JSON
+    return int(account) if isinstance(account, Integral) else account
 
 
 def rows_of(accounts: list[Any]) -> dict[Any, int]:

@@ -72,7 +72,7 @@ class QueryGuardMiddleware:
     account : str, callable or None, default=None
         Who asks. A str is the name of a header, a callable gets the scope of ASGI in a
         thread and returns a str, bytes, int or None; where it raises a ValueError the
-        answer is 400. None is the address that the connection comes from.
+        answer is 400. None is the address that the server tells.
     decode : callable or None, default=None
         Makes rows from the body (bytes), in a thread; where it raises a ValueError,
         TypeError, LookupError, ArithmeticError or RecursionError the answer is 400.
@@ -106,9 +106,12 @@ class QueryGuardMiddleware:
     application sets it anew at each request, and nobody reaches the application past
     the proxy. A header that comes twice is answered 400, one of more than 8192 bytes
     431, one that is missing counts as the account None, which all share that give no
-    name; space around a name does not count, upper and lower case differ. Behind a
-    proxy the address is the proxy's own, one account for all. Accounts are written to
-    the audit log: of a key or a token, let a callable make a digest.
+    name; space around a name does not count, upper and lower case differ. The
+    address is what the server tells: uvicorn takes it from ``X-Forwarded-For`` where
+    the peer is its own host or one of ``FORWARDED_ALLOW_IPS``, so the proxy must set
+    that header anew too, or uvicorn run with ``--no-proxy-headers``; then all behind a
+    proxy have one account. Accounts are written to the audit log: of a key or a token,
+    let a callable make a digest.
 
     *What is read.* All requests but GET, HEAD and OPTIONS, which the application must
     not answer with a prediction; web sockets and lifespan pass. A body that is
@@ -303,7 +306,7 @@ class QueryGuardMiddleware:
         rows = self._rows_of(body)
         try:
             call = self.guard._checked_call(rows, account)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             logger.debug("a request was malformed", exc_info=True)
             call = None
         if call is None:

@@ -512,6 +512,15 @@ def test_plot_without_matplotlib(monkeypatch):
         watched("flag").plot_account("m")
 
 
+def test_accounts_of_numpy_are_logged(caplog):
+    caplog.set_level(logging.WARNING, "sk_advdef.audit")
+    guarded = guard(limit="1/hour")
+    guarded.predict(X[:1], account=np.int64(7))
+    with pytest.raises(QueryRefused):
+        guarded.predict(X[:1], account=[np.int64(7)])
+    assert [json.loads(r.getMessage())["accounts"] for r in caplog.records] == [[7]]
+
+
 def test_scores_for_plots_are_bounded(monkeypatch):
     from sk_advdef.concealment import _gate
 

@@ -245,6 +245,8 @@ def test_callables_may_refuse_what_they_cannot_read():
     asked = guarded(decode=lambda body: np.array(json.loads(body)["rows"]))
     for body in (b'{"row": 1}', b"[" * 100_000, b"[]", b"\xff", b'{"rows": 1}', b"1"):
         assert ask(asked, body)[0] == 400
+    rows = [[10**400] * X.shape[1]]  # an array of objects, that no float can hold
+    assert ask(asked, json.dumps({"rows": rows}).encode())[0] == 400
 
 
 def test_a_decoder_that_is_broken_is_no_fault_of_the_client(caplog):
