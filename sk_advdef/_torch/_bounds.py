@@ -25,7 +25,8 @@ from sk_advdef._torch._interval import (
     least,
 )
 from sk_advdef._torch._interval_rules import kind_of, unit_of
-from sk_advdef._torch._net_view import frozen
+from sk_advdef._torch._kernel_views import OneVersusOne
+from sk_advdef._torch._net_view import NetView, frozen
 from sk_advdef._torch._registry import build
 
 #: Rows that are bounded together.
@@ -122,8 +123,23 @@ def _spread(
 
 
 def bounded_view(estimator: Any) -> nn.Module:
-    """Make the view of a fitted estimator whose bounds say what it answers."""
-    return frozen(decision_of(build(estimator)))
+    """Make the view of a fitted estimator whose bounds say what it answers.
+
+    Raises NoBoundsError where the answer is not the class of the highest score.
+    """
+    view = build(estimator)
+    for part in view.modules():
+        if isinstance(part, OneVersusOne):
+            raise NoBoundsError(
+                "Votes between pairs of classes cannot be bounded, so an SVC of more "
+                f"than two classes has no certificate. {KNOWN}."
+            )
+        if isinstance(part, NetView) and part.threshold != 0.5:
+            raise NoBoundsError(
+                f"A net with threshold={part.threshold!r} cannot be bounded: it does "
+                "not answer the more probable class. Set its threshold to 0.5."
+            )
+    return frozen(decision_of(view))
 
 
 def certified_margins(

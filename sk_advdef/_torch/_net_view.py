@@ -76,7 +76,7 @@ class NetView(nn.Module):
     """The module of a net, from an input batch to one score a class.
 
     The scores' softmax is the probability of each class. ``n_classes`` cuts columns
-    that stand for no class.
+    that stand for no class. ``threshold`` is where skorch's own ``predict`` parts two.
     """
 
     def __init__(
@@ -86,9 +86,11 @@ class NetView(nn.Module):
         *,
         n_classes: int | None = None,
         nonlinearity: Callable[..., Any] | None = None,
+        threshold: float = 0.5,
     ) -> None:
         super().__init__()
         self.module = module
+        self.threshold = threshold
         self.kind = kind
         self.n_classes = n_classes
         self.nonlinearity = nonlinearity
@@ -141,7 +143,13 @@ def view_of_net(net: Any, n_classes: int | None = None, *, live: bool = False) -
     kind = output_kind(net)
     nonlinearity = net.predict_nonlinearity if kind == "nonlinearity" else None
     module = net.module_ if live else eval_mode(net.module_)
-    return NetView(module, kind, n_classes=n_classes, nonlinearity=nonlinearity)
+    return NetView(
+        module,
+        kind,
+        n_classes=n_classes,
+        nonlinearity=nonlinearity,
+        threshold=getattr(net, "threshold", 0.5),
+    )
 
 
 def net_scores(net: Any, X: np.ndarray, n_classes: int | None = None) -> np.ndarray:
@@ -157,6 +165,13 @@ def net_scores(net: Any, X: np.ndarray, n_classes: int | None = None) -> np.ndar
 
 def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
     """Refuse a net whose output does not fit its criterion or the classes."""
+    threshold = getattr(net, "threshold", 0.5)
+    if threshold != 0.5:
+        raise ValueError(
+            f"threshold of {type(net).__name__} must be 0.5 inside another estimator, "
+            f"which answers the more probable class. Got {threshold!r}; put "
+            "sklearn.model_selection.FixedThresholdClassifier around that one."
+        )
     kind = output_kind(net)
     with torch.no_grad():
         device = next(net.module_.parameters(), torch.empty(0)).device

@@ -136,21 +136,27 @@ def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:
 def split(
     owner: Any, X: Any, y: np.ndarray, seed: int
 ) -> tuple[Any, np.ndarray, tuple[Any, np.ndarray]]:
-    """Cut rows to hold out, of each class where that can be."""
+    """Cut rows to hold out, of each class where that can be.
+
+    A row of each class stays to be fitted.
+    """
     counts = np.unique(y, return_counts=True)[1]
     count = round(owner.validation_fraction * len(y))
     even = counts.min() >= 2 and min(count, len(y) - count) >= len(counts)
-    if not 0 < count < len(y):
+    if not 0 < count <= len(y) - len(counts):
         raise ValueError(
-            f"early_stopping holds out {owner.validation_fraction} of {len(y)} "
-            "rows, which leaves nothing on one side. Give more rows, or "
-            "early_stopping=False."
+            f"early_stopping holds out {owner.validation_fraction} of {len(y)} rows of "
+            f"{len(counts)} classes, which leaves nothing on one side. Give more rows, "
+            "or early_stopping=False."
         )
-    fit, held = train_test_split(
-        np.arange(len(y)),
-        test_size=count,
-        stratify=y if even else None,
-        random_state=seed,
-    )
+    if even:
+        fit, held = train_test_split(
+            np.arange(len(y)), test_size=count, stratify=y, random_state=seed
+        )
+    else:
+        order = np.random.default_rng(seed).permutation(len(y))
+        first = np.unique(y[order], return_index=True)[1]
+        order = np.append(order[first], np.delete(order, first))
+        fit, held = order[:-count], order[-count:]
     rows = partial(_safe_indexing, X)
     return rows(fit), y[fit], (rows(held), y[held])

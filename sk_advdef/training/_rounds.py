@@ -108,8 +108,8 @@ def fit_in_rounds(
     rng = np.random.default_rng(seed)
     genuine = owner.genuine_classes_
     judge = None if held is None else HeldOut(*held, genuine)
-    if judge is not None:
-        judge.judge(model, attacks[0])
+    if judge is not None and owner.adversarial_label is None:
+        judge.judge(model, attacks[0])  # one without the class can be none of the best
     blocks, labels = [X], [y]
     history: list[dict[str, float]] = []
     count = max(1, round(owner._ratio() * len(y)))

@@ -77,7 +77,11 @@ def uniform_share(proba: np.ndarray) -> np.ndarray:
 
 
 class Best:
-    """The epoch that was best so far by accuracy under attack, then clean."""
+    """The epoch that was best so far by accuracy under attack, then clean.
+
+    One that takes every row for adversarial holds all of them, and none is right: what
+    is held beyond what is right counts for nothing.
+    """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
@@ -86,13 +90,14 @@ class Best:
 
     @property
     def reached(self) -> dict[str, float]:
-        """Accuracies of that epoch."""
+        """Accuracies of that epoch; under attack no more than counts."""
         names = "attacked_accuracy", "clean_accuracy"
         return dict(zip(names, self.score, strict=True))
 
     def is_new(self, reached: dict[str, float]) -> bool:
         """Take an epoch in; return whether none was as good."""
-        score = reached["attacked_accuracy"], reached["clean_accuracy"]
+        clean = reached["clean_accuracy"]
+        score = min(reached["attacked_accuracy"], clean), clean
         better = score > self.score
         self.waited = 0 if better else self.waited + 1
         if better:

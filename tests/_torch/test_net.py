@@ -157,6 +157,10 @@ def test_more_outputs_than_classes(module):
             r"shape \(2, 3\) for 2 rows.*criterion=torch.nn.CrossEntropyLoss",
         ),
         (make_net(OneLogit, NeuralNetBinaryClassifier), "2 columns for 3 classes"),
+        (
+            make_net(OneLogit, NeuralNetBinaryClassifier, threshold=0.3),
+            r"must be 0\.5 inside another .* Got 0\.3; put .*FixedThreshold",
+        ),
         (make_net(Deep), "Deep returns 0 columns for 3 classes"),
     ],
 )

@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
+from skorch import NeuralNetBinaryClassifier
 
 from sk_advdef import (
     PGD,
@@ -29,6 +30,7 @@ from sk_advdef import (
 from sk_advdef.evaluation._certified import certified_rows
 from sk_advdef.evaluation._closed_form import worst_shift
 from tests._instances import make_rows, small_net
+from tests._torch._cases import OneLogit
 
 X, y = make_rows(n_samples=90)
 codes = np.unique(y, return_inverse=True)[1]
@@ -175,7 +177,17 @@ def test_report_goes_on_where_nothing_can_be_bounded():
 @pytest.mark.parametrize(
     "model, params, error, message",
     [
-        (SVC(), {}, TypeError, "cannot be bounded"),
+        (SVC(), {}, TypeError, "Votes between pairs of classes cannot be bounded"),
+        # its scores are those of three pairs, as many as there are classes
+        *(
+            (
+                SVC(kernel=kernel, decision_function_shape="ovo"),
+                {},
+                TypeError,
+                "Votes between pairs",
+            )
+            for kernel in ("linear", "sigmoid")
+        ),
         (KNeighborsClassifier(), {}, TypeError, "no differentiable view"),
         (MLPClassifier((3,), max_iter=5), {"norm": "l2"}, ValueError, "L2 ball"),
         (LogisticRegression(), {"norm": "l1"}, ValueError, "'norm'"),
@@ -194,3 +206,19 @@ def test_what_cannot_be_certified_is_said(model, params, error, message):
     model.fit(X, y)
     with pytest.raises(error, match=message):
         certified_accuracy_score(model, X, y, **{"eps": 0.1, "bounds": None} | params)
+
+
+def test_a_net_that_answers_by_another_threshold_is_not_certified():
+    net = NeuralNetBinaryClassifier(
+        OneLogit, max_epochs=5, train_split=None, verbose=0, threshold=0.3
+    )
+    rows = X.astype(np.float32)
+    net.fit(rows, (codes == 0).astype(np.float32))
+    labels = net.predict(rows)
+    with pytest.raises(TypeError, match=r"threshold=0\.3 cannot be bounded"):
+        certified_accuracy_score(net, rows, labels, 0.01, bounds=None)
+    net.set_params(threshold=0.5)
+    certified = certified_accuracy_score(
+        net, rows, net.predict(rows), 0.01, bounds=None
+    )
+    assert certified > 0.5

@@ -15,6 +15,7 @@ from sk_advdef import FGSM, PGD, AdversariallyAugmentedClassifier, FeatureSpace
 from sk_advdef._torch._loader import Batches, fast_iterator
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
+from sk_advdef.training._watch import Best
 from tests._torch._cases import make_net
 
 rng = np.random.default_rng(0)
@@ -367,6 +368,14 @@ def test_early_stopping_brings_the_best_weights_back():
     assert module_of(model).layers[0].weight.abs().max() < 100
     again = make(net, attack=PGD(0.05, steps=3), **given).fit(X, codes)
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_to_take_every_row_for_adversarial_is_no_feat():
+    best = Best(patience=2)
+    epochs = [(1.0, 0.0), (0.5, 0.6), (0.96, 0.97), (0.99, 0.96), (0.96, 0.97)]
+    reached = [{"attacked_accuracy": a, "clean_accuracy": c} for a, c in epochs]
+    assert [best.is_new(one) for one in reached] == [True, True, True, False, False]
+    assert best.is_over and best.reached == reached[2]
 
 
 class Blowing:

@@ -90,6 +90,32 @@ def test_rounds_end_when_nothing_rises_and_the_best_is_kept(monkeypatch):
     assert len(model.history_) == 4 and model.estimator_.right_ == 0.9
 
 
+def test_the_best_of_rounds_knows_the_class_of_its_own():
+    """Also where the plain model could not be fooled."""
+    idle = RandomSearch(0.0, max_queries=1, bounds=None)
+    model = make(
+        LogisticRegression(), attack=idle, adversarial_label="adv", early_stopping=True
+    ).fit(X, y)
+    assert model.estimator_.classes_.tolist() == model.classes_.tolist()
+    assert model.classes_[0] == "adv"
+    proba = model.estimator_.predict_proba(X)
+    np.testing.assert_array_equal(model.adversarial_proba(X), proba[:, 0])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_row_of_each_class_stays_to_be_fitted(seed):
+    labels = y.copy()
+    labels[7] = "rare"
+    model = make(
+        LogisticRegression(),
+        rounds=1,
+        early_stopping=True,
+        validation_fraction=0.9,
+        random_state=seed,
+    ).fit(X, labels)
+    assert "rare" in model.estimator_.classes_
+
+
 def test_a_model_is_judged_by_what_fooled_another():
     """Also by what fools one that comes later."""
     step = np.array([[0.0], [1.0], [2.0], [3.0]])
