@@ -14,7 +14,7 @@ from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._comparing import Comparing, digest_of
 from sk_advdef.concealment._history import NO_NOTE, History, Query, Seen
 from sk_advdef.concealment._matching import Families, Neighbors, Sketches
-from sk_advdef.concealment._secrets import is_set, key_from
+from sk_advdef.concealment._secrets import is_set, key_from, process_key
 from sk_advdef.concealment._store import Store
 from sk_advdef.concealment._watch import Watch, state_of
 
@@ -59,6 +59,9 @@ class Remembering(Comparing):
             coder, kind = self._sketcher(self.window_), np.uint32
         history = History(matcher, self._bounds())
         stream, key = self._stream(), self._keys()
+        if not shared:
+            # or two rows could be made whose digests are equal, and one hides the other
+            key = key or process_key("digests of queries")
         return Watch(history, kind, store, stream, coder=coder, key=key)
 
     def _matcher(self) -> Any:

@@ -47,6 +47,11 @@ def is_set(variable: str) -> bool:
     return bool(os.environ.get(variable))
 
 
+def process_key(purpose: str) -> bytes:
+    """Return 32 bytes that only this process can make."""
+    return blake2b(purpose.encode(), key=_of_process, digest_size=32).digest()
+
+
 def key_from(owner: object, variable: str, purpose: str) -> bytes:
     """Return 32 bytes that only holders of the secret can make.
 

@@ -90,8 +90,10 @@ class SimilarQueryDetector(Remembering):
         Lowers ``max_rows`` to what fits into so many bytes, about.
     secret : str, default="SK_ADVDEF_SECRET"
         Name of the environment variable with the secret, of at least 16 characters,
-        that fingerprints are salted with. Unset, they are salted with a key of this
-        process, with a warning.
+        that fingerprints are salted with, and that digests of rows are made with.
+        Unset, a key of this process is taken, with a warning for fingerprints. Only in
+        a store that is shared digests then have no key: who can make two rows of one
+        digest has the second taken for a repeat of the first.
     clock : callable or None, default=None
         Returns the time in seconds. None: ``time.time``.
     random_state : int, RandomState instance or None, default=None

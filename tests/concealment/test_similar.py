@@ -12,6 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from sk_advdef import SimilarQueryDetector
 from sk_advdef.concealment import _secrets
+from sk_advdef.concealment._comparing import digest_of
+from sk_advdef.concealment._memory_store import MemoryStore
 from sk_advdef.concealment._store import open_store
 from tests.concealment._stores import SHARED_STORE, in_processes
 
@@ -329,6 +331,29 @@ def test_processes_agree_on_every_score(uri, fitted):
         which = one if i % 3 else two
         shared = detector._observe(row[None], ["a"], which)[0]
         assert shared == detector._observe(row[None], ["a"], alone)[0]
+    store.close()
+
+
+@pytest.mark.parametrize("method", ["knn", "provenance"])
+def test_digests_are_secret_where_nothing_is_shared(method, tmp_path, monkeypatch):
+    """Else two rows could be made of one digest, and one would hide the other."""
+    monkeypatch.delenv("SK_ADVDEF_SECRET", raising=False)
+    detector = make(method).fit(CALIBRATION)
+    row = np.ascontiguousarray(GENUINE[0], dtype=np.float64)
+    alone = detector._make_watch().key
+    assert digest_of(row, alone) != digest_of(row, b"")
+    assert detector._make_watch(MemoryStore()).key == alone
+    store = open_store("test", f"sqlite:///{tmp_path}/guard.db")
+    assert detector._make_watch(store).key == b""
+    monkeypatch.setenv("SK_ADVDEF_SECRET", "open sesame open sesame")
+    assert (
+        detector._make_watch(store).key
+        == detector._make_watch().key
+        not in (
+            alone,
+            b"",
+        )
+    )
     store.close()
 
 
