@@ -87,6 +87,8 @@ class NetClassifier(ClassifierMixin, Stamped):
         X, y = validate_data(
             self, X, y, dtype=np.float32, order="C", allow_nd=True, ensure_min_samples=2
         )
+        if not X.flags.writeable:
+            X = X.copy()  # torch warns of what it must not write to
         check_classification_targets(y)
         self.classes_ = np.unique(y) if classes is None else np.asarray(classes)
         if len(self.classes_) < 2:

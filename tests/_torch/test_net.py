@@ -21,7 +21,7 @@ from skorch.dataset import ValidSplit
 from skorch.exceptions import DeviceWarning
 from torch import nn
 
-from sk_advdef import DropoutUncertaintyDetector
+from sk_advdef import DistilledClassifier, DropoutUncertaintyDetector
 from sk_advdef._torch._models import classes_of, is_net, predict
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._net_view import BATCH_SIZE, net_scores
@@ -167,6 +167,21 @@ def test_more_outputs_than_classes(module):
 def test_outputs_that_do_not_fit(net, message):
     with pytest.raises(ValueError, match=message):
         make(net).fit(X, y)
+
+
+def test_rows_that_are_read_only_are_nothing_to_warn_of():
+    """As joblib hands them to its workers."""
+    rows = X.astype(np.float32)
+    expected = make(make_net()).fit(rows, y).predict_proba(rows)
+    rows.flags.writeable = False
+    torch.set_warn_always(True)  # else once in a process, whichever test that is
+    try:
+        model = make(make_net()).fit(rows, y)
+        teacher = DistilledClassifier(make_net(), random_state=0).fit(rows, y)
+        np.testing.assert_array_equal(model.predict_proba(rows), expected)
+        assert teacher.predict(rows).shape == (len(rows),)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_one_class_is_refused():

@@ -83,6 +83,8 @@ def passes_on(estimator: Any) -> bool:
 def compare(case: Rows, answer: Any, error: Any, expected: Any, plainly: Any) -> None:
     """Hold an answer against the one on plain rows."""
     if plainly is not None:
+        if "longdouble" in case.made:
+            return  # scikit-learn computes in it, where less overflows
         assert error is not None, f"answered, though plain rows give {plainly!r}"
         return
     if error is not None:
