@@ -202,8 +202,8 @@ class DensityDetector(Detector):
             if not is_net(self.estimator):
                 raise TypeError(
                     f"layers={self.layers!r} of DensityDetector names modules of a "
-                    f"net, and {self.estimator!r} is none. Leave it None: features "
-                    "are then what the last step of the Pipeline is given."
+                    f"net, and estimator={self.estimator!r} is none. Leave it None: "
+                    "features are then what the last step of the Pipeline is given."
                 )
 
     def _layer_names(self) -> list[str]:
