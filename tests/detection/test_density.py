@@ -441,7 +441,7 @@ def test_kinds_of_models():
         (make(bandwidth="scott"), ValueError, "'bandwidth' parameter"),
         (make(n_neighbors=0), ValueError, "'n_neighbors' parameter"),
         (make(shrinkage=1.5), ValueError, r"'shrinkage' .* \[0, 1\] or \"auto\""),
-        (make(layers="out"), TypeError, "names modules of a net, and estimator=None is none"),
+        (make(layers="out"), TypeError, "of a net, and estimator=None is none"),
         (make(small_net(), layers=[]), ValueError, "'layers' parameter"),
         (make(small_net(), layers=[1]), ValueError, "'layers' parameter"),
         (make(FrozenEstimator(linear), cv=2.5), ValueError, "'cv' parameter"),
