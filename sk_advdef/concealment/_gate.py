@@ -173,6 +173,14 @@ class Gate:
         self.note("unavailable", accounts, rows=len(accounts))
         raise QueryRefused("unavailable", 1.0)
 
+    def catch_up(self, now: float) -> None:
+        """Remember what other processes were asked; where the store fails, later."""
+        try:
+            if self.watch is not None:
+                self.watch.catch_up(now)
+        except StoreError as error:
+            logger.error("the store of a guard failed: %s", error)
+
     def remember_scores(self, accounts: list[Any], seen: list[Seen]) -> None:
         """Keep the latest scores of each account, for a plot."""
         now = self.now()

@@ -29,7 +29,9 @@ class GuardedClassifier(Guarding):
         outermost estimator: what is put around it asks as one account.
     limit : str or None, default=None
         Rows of one account in a time, such as "60/minute": a whole number, a slash, and
-        second, minute, hour or day. All rows of a call are admitted, or none.
+        second, minute, hour or day. That is the rate at which an account may go on.
+        ``burst`` rows may come at once at first and after a pause, so that 119 may pass
+        in the first minute of "60/minute". All rows of a call are admitted, or none.
     monitor : SimilarQueryDetector or None, default=None
         Notices rows that are like earlier ones. A clone is fitted on the rows of
         ``fit``; ``FrozenEstimator(monitor)`` is taken as it is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from sk_advdef.concealment._refused import QueryRefused
 from sk_advdef.concealment._secrets import check_variable, is_set, key_from
 from sk_advdef.concealment._similar import SimilarQueryDetector
 from sk_advdef.concealment._store import StoreError, open_store
-from sk_advdef.concealment._watch import state_of
+from sk_advdef.concealment._watch import drop_state, state_of
 from sk_advdef.concealment._wrapping import WrappingClassifier
 
 ACTIONS = ("reject", "label", "delay", "flag", "decoy")
+#: What a guard takes over from what is frozen.
+ADOPTED = ("estimator_", "monitor_", "n_features_in_", "feature_names_in_")
+#: Parameters that the live state is made of.
+OF_STATE = ("limit", "burst", "store", "on_store_failure", "secret", "clock")
 #: What a suspicious row costs where the answer shows that it is one.
 VISIBLE_COST = 10.0
 #: Seconds to wait after a rejection where there is no limit to reckon by.
@@ -133,6 +137,47 @@ class Guarding(WrappingClassifier):
         if "monitor_" not in vars(self):
             self.monitor_ = unfrozen(self.monitor)
 
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; those of a guard that is in use take effect at once.
+
+        A change of ``limit``, ``burst``, ``store``, ``on_store_failure``, ``secret`` or
+        ``clock`` begins anew with what the guard remembers in this process, as do
+        another ``estimator`` and ``monitor`` where both are frozen.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters of the guard, or of what is within it, as ``monitor__scope``.
+
+        Returns
+        -------
+        self : GuardedClassifier
+            The guard.
+
+        Raises
+        ------
+        ValueError
+            If the guard is in use and a value is not allowed; all are then as before.
+        """
+        before = self.get_params(deep=False)
+        super().set_params(**params)
+        if "estimator_" not in vars(self):
+            return self
+        try:
+            self._check_parameters()
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+        changed = {name for name in before if getattr(self, name) is not before[name]}
+        if changed & {"estimator", "monitor"} and self._is_ready_without_fit():
+            for name in ADOPTED:
+                self.__dict__.pop(name, None)
+            drop_state(self)
+        elif changed & set(OF_STATE):
+            drop_state(self)
+        return self
+
     def _make_gate(self) -> Gate:
         store = open_store(self, self.store)
         watch = None if self.monitor_ is None else self.monitor_._make_watch(store)
@@ -152,7 +197,12 @@ class Guarding(WrappingClassifier):
     def _open(self) -> None:
         """Make all that the first call would, so that what is wrong shows now."""
         self._adopt()
-        self._gate()
+        if self.monitor_ is not None:
+            self._gate().catch_up(self._monitor_time())
+
+    def _monitor_time(self) -> float:
+        """Return the time of the monitor, which goes by the guard's clock if any."""
+        return self.monitor_._now() if self.clock is None else self._gate().now()
 
     # one call
 
@@ -194,7 +244,7 @@ class Guarding(WrappingClassifier):
                 names,
                 gate.watch,
                 notes,
-                None if self.clock is None else gate.now(),
+                self._monitor_time(),
             )
         except StoreError as error:
             gate.fail(error, names)

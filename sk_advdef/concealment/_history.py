@@ -11,6 +11,7 @@ from sk_advdef.concealment._columns import Bounds, Columns, Shares
 from sk_advdef.concealment._matching import Families, Look, Sight
 
 NO_NOTE = -1
+UNLIKE = Look(np.inf)
 #: Columns of the graph of nearest predecessors.
 GRAPH = {
     "parent": np.int32,
@@ -54,7 +55,7 @@ class History:
             account=np.int32,
             time=np.float64,
             digest=np.uint64,
-            note=np.int16,
+            note=np.int32,
             alive=np.bool_,
             following=np.int32,
             **(GRAPH if self._has_graph else {}),
@@ -103,6 +104,19 @@ class History:
                 self._remember(query, look)
             return Seen(look.score, earlier is not None, note)
 
+    def add(self, query: Query) -> None:
+        """Remember a query that somebody else has scored."""
+        if self._has_graph:
+            # what it is like belongs to what is remembered
+            self.observe(query)
+            return
+        with self.lock:
+            self._set_back(query.time)
+            self._expire(query.time)
+            own = self.shares.code(query.account)
+            if self._position_of(query.digest, own) is None:
+                self._remember(query)
+
     def knows(self, account: bytes, digest: int) -> bool:
         """Whether an account has asked exactly this before."""
         with self.lock:
@@ -117,7 +131,7 @@ class History:
         at = at[c["alive"][at] & (c["account"][at] == own)]
         return int(at[0]) if at.size else None
 
-    def _remember(self, query: Query, look: Look) -> None:
+    def _remember(self, query: Query, look: Look = UNLIKE) -> None:
         if self.shares.count(query.account) >= self.bounds.quota:
             self._drop(self.shares.code(query.account))
         elif self.n_alive >= self.bounds.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import Entry
 
@@ -56,7 +57,7 @@ class MemoryStore:
             return 0
 
     def append(
-        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+        self, stream: str, entries: list[Entry], cursor: int, bounds: Bounds
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Give out consecutive numbers."""
         with self._lock:

@@ -87,7 +87,8 @@ class QueryGuardMiddleware:
     body_timeout : float, default=10.0
         Seconds in which the whole body must come.
     max_pending : int, default=128
-        Requests that wait for a thread or are in one; others are answered 503.
+        Requests that wait for a thread or are in one; others are answered 503. As many
+        again may wait for ``delay``.
     threads : int, default=8
         Threads that read rows and ask the store, so that the event loop never waits.
     max_total_bytes : int or None, default=None
@@ -212,7 +213,7 @@ class QueryGuardMiddleware:
         self._exempt = frozenset(exempt_paths)
         self._max_bytes, self._max_rows = max_bytes, max_rows
         self._body_timeout = body_timeout
-        self._max_pending, self._pending = max_pending, 0
+        self._max_pending, self._pending, self._delayed = max_pending, 0, 0
         self._room = Room(max_total_bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sk_advdef-guard")
         # what is wrong with the guard shows now, and not as an answer to a client
@@ -268,6 +269,8 @@ class QueryGuardMiddleware:
             with self._room.taken() as take:
                 body = await body_of(receive, self._max_bytes, self._body_timeout, take)
                 admitted = await self._admitted(scope, body)
+            if self.guard.action == "delay" and admitted.suspicious.any():
+                await self._delay()
         except Disconnected:
             return
         except BadRequest as bad:
@@ -282,8 +285,6 @@ class QueryGuardMiddleware:
             logger.exception("a request could not be checked")
             await answer(scope, send, 500, "The request could not be checked.")
             return
-        if self.guard.action == "delay" and admitted.suspicious.any():
-            await asyncio.sleep(self.guard.delay)
         # a dict of its own: servers let requests share that of the lifespan
         state = {**scope.get("state", {}), "guard": admitted}
         await self.app({**scope, "state": state}, replayed(body, receive), send)
@@ -298,6 +299,16 @@ class QueryGuardMiddleware:
             return await loop.run_in_executor(self._pool, self._check, scope, body)
         finally:
             self._pending -= 1
+
+    async def _delay(self) -> None:
+        """Wait, and keep the bodies of no more than some that do."""
+        if self._delayed >= self._max_pending:
+            raise QueryRefused("unavailable", 1.0)
+        self._delayed += 1
+        try:
+            await asyncio.sleep(self.guard.delay)
+        finally:
+            self._delayed -= 1
 
     def _check(self, scope: Scope, body: bytes) -> Admitted:
         """Do all that takes time."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._store import PAGE, Entry, StoreError
 
 NOW = """
@@ -49,33 +51,45 @@ return 0
 """
 )
 
+#: Seconds after which an idle log goes, at least and at most.
+LEAST_AGE, MOST_AGE = 1, 366 * 86400
+
 # A new counter starts at the clock, so that numbers never come twice, also where the
-# server has lost everything.
+# server has lost everything. Marks hold the last number of each 64th part of a
+# lifetime: what was appended before the 65th last of these is too old.
 APPEND = (
     NOW
     + """
 local cursor, quota, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local page, n = tonumber(ARGV[4]), tonumber(ARGV[5])
-local log, counter = KEYS[1], KEYS[2]
+local page, age, n = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local log, counter, marks = KEYS[1], KEYS[2], KEYS[3]
+local now = clock()
 if redis.call('EXISTS', counter) == 0 then
-  redis.call('SET', counter, string.format('%.0f', clock()))
+  redis.call('SET', counter, string.format('%.0f', now))
 end
 local last = redis.call('INCRBY', counter, n)
 local first = last - n + 1
 for i = 1, n do
   local number = string.format('%016.0f', first + i - 1)
-  redis.call('ZADD', log, number, number .. ARGV[5 + i])
-  local mine = KEYS[2 + i]
+  redis.call('ZADD', log, number, number .. ARGV[6 + i])
+  local mine = KEYS[3 + i]
   redis.call('RPUSH', mine, number)
   if redis.call('LLEN', mine) > quota then
     local oldest = redis.call('LPOP', mine)
     redis.call('ZREMRANGEBYSCORE', log, oldest, oldest)
   end
-  redis.call('EXPIRE', mine, 604800)
+  redis.call('EXPIRE', mine, age)
 end
 redis.call('ZREMRANGEBYRANK', log, 0, -keep - 1)
-redis.call('EXPIRE', log, 604800)
-redis.call('EXPIRE', counter, 604800)
+local slot = math.floor(now * 64 / (age * 1000000))
+redis.call('ZREMRANGEBYSCORE', marks, slot, slot)
+redis.call('ZADD', marks, slot, string.format('%.0f', last))
+local old = redis.call('ZREVRANGEBYSCORE', marks, slot - 65, '-inf', 'LIMIT', 0, 1)[1]
+if old then
+  redis.call('ZREMRANGEBYSCORE', log, '-inf', old)
+  redis.call('ZREMRANGEBYSCORE', marks, '-inf', slot - 65)
+end
+for _, key in ipairs({log, counter, marks}) do redis.call('EXPIRE', key, age) end
 local others = redis.call('ZRANGEBYSCORE', log,
   '(' .. string.format('%.0f', cursor), '(' .. string.format('%.0f', first),
   'LIMIT', 0, page)
@@ -141,25 +155,26 @@ class RedisStore:
         args = [tolerance, -1 if now is None else now, int(force), *debits.values()]
         return int(self._call(self._hit, keys=keys, args=args))
 
-    def _keys(self, stream: str) -> tuple[bytes, bytes]:
-        log = self._prefix + b"log:" + stream.encode()
-        return log, log + b":counter"
+    def _log(self, stream: str) -> bytes:
+        return self._prefix + b"log:" + stream.encode()
 
     def append(
-        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+        self, stream: str, entries: list[Entry], cursor: int, bounds: Bounds
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Append to the log, and read what others did."""
-        log, counter = self._keys(stream)
+        log = self._log(stream)
+        owners = (log + b":of:" + entry.account for entry in entries)
         first, others = self._call(
             self._append,
-            keys=[log, counter, *(log + b":of:" + e.account for e in entries)],
+            keys=[log, log + b":counter", log + b":marks", *owners],
             args=[
                 cursor,
-                quota,
-                keep,
+                bounds.quota,
+                bounds.rows,
                 PAGE,
+                math.ceil(min(max(bounds.age, LEAST_AGE), MOST_AGE)),
                 len(entries),
-                *(e.record for e in entries),
+                *(entry.record for entry in entries),
             ],
         )
         return int(first), [self._parted(member) for member in others]
@@ -172,7 +187,7 @@ class RedisStore:
         """Read what others appended."""
         members = self._call(
             self._client.zrangebyscore,
-            self._keys(stream)[0],
+            self._log(stream),
             f"({cursor}",
             f"({stop}",
             start=0,

@@ -16,7 +16,7 @@ from sk_advdef.concealment._history import NO_NOTE, History, Query, Seen
 from sk_advdef.concealment._matching import Families, Neighbors, Sketches
 from sk_advdef.concealment._secrets import is_set, key_from, process_key
 from sk_advdef.concealment._store import Store
-from sk_advdef.concealment._watch import Watch, state_of
+from sk_advdef.concealment._watch import LAYOUT, Watch, state_of
 
 
 class Remembering(Comparing):
@@ -74,7 +74,7 @@ class Remembering(Comparing):
     def _stream(self) -> str:
         """Name the log of all detectors that compare rows in exactly this way."""
         own = blake2b(key=self._keys(), digest_size=12)
-        settings = (self.method_, self.scope, self.n_neighbors)
+        settings = (LAYOUT, self.method_, self.scope, self.n_neighbors)
         own.update(repr((settings, self.sketch_size, self.quantization)).encode())
         fitted = (
             "_low",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import PAGE, Entry, StoreError
 
@@ -24,18 +25,23 @@ CREATE TABLE IF NOT EXISTS log (
 );
 CREATE INDEX IF NOT EXISTS by_account ON log (stream, account, number);
 CREATE INDEX IF NOT EXISTS by_stream ON log (stream, number);
+CREATE TABLE IF NOT EXISTS marks (
+    stream TEXT, slot INTEGER, number INTEGER, expires REAL, PRIMARY KEY (stream, slot)
+) WITHOUT ROWID;
 """
 PURGE_EVERY = 1000
-#: Counting what is too much takes time, so it is done once in so many numbers.
+#: Counting what is too much takes time, so it is done once in so many entries.
 TRIM_EVERY = 64
+#: Marks in a lifetime of entries: up to which number they are how old.
+MARKS = 64
 
 
 class SqliteStore:
     """A file with a write-ahead log; one writing transaction an operation.
 
-    Bounds of the log may be passed by a few dozen entries. The file is made readable by
-    its owner only. It must lie on a local disk: the write-ahead log does not work over
-    a network.
+    Bounds of the log may be passed by a few dozen entries a process. The file is made
+    readable by its owner only. It must lie on a local disk: the write-ahead log does
+    not work over a network.
     """
 
     is_shared = True
@@ -48,6 +54,8 @@ class SqliteStore:
         #: which file is open, by device and number
         self._file: tuple[int, int] | None = None
         self._hits = 0
+        #: entries of each stream since it was trimmed
+        self._untrimmed: dict[str, int] = {}
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._owner == os.getpid():
@@ -161,7 +169,7 @@ class SqliteStore:
             return 0
 
     def append(
-        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+        self, stream: str, entries: list[Entry], cursor: int, bounds: Bounds
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Append to the log, and read what others did."""
         with self._transaction() as connection:
@@ -173,8 +181,18 @@ class SqliteStore:
                 for entry in entries
             ]
             first, last = int(numbers[0] or 0), int(numbers[-1] or 0)
-            if first // TRIM_EVERY != (last + 1) // TRIM_EVERY:
-                self._trim(connection, stream, entries, quota, keep)
+            now, age = time.time(), bounds.age
+            connection.execute(
+                "REPLACE INTO marks VALUES (?, ?, ?, ?)",
+                (stream, int(now * MARKS // max(age, 1)), last, now + age),
+            )
+            # a process may end before it has appended so many, so the first count too
+            self._untrimmed.setdefault(stream, TRIM_EVERY)
+            self._untrimmed[stream] += len(entries)
+            if self._untrimmed[stream] >= TRIM_EVERY:
+                self._untrimmed[stream] = 0
+                self._trim(connection, stream, entries, bounds)
+                self._forget(connection, now)
             return first, self._page(connection, stream, cursor, first)
 
     @staticmethod
@@ -182,21 +200,31 @@ class SqliteStore:
         connection: sqlite3.Connection,
         stream: str,
         entries: list[Entry],
-        quota: int,
-        keep: int,
+        bounds: Bounds,
     ) -> None:
+        """Drop what is beyond the bounds of accounts and of a stream."""
         for account in {entry.account for entry in entries}:
             connection.execute(
                 "DELETE FROM log WHERE stream = ?1 AND account = ?2 AND number <= ("
                 "SELECT number FROM log WHERE stream = ?1 AND account = ?2 "
                 "ORDER BY number DESC LIMIT 1 OFFSET ?3)",
-                (stream, account, quota),
+                (stream, account, bounds.quota),
             )
         connection.execute(
             "DELETE FROM log WHERE stream = ?1 AND number <= (SELECT number FROM log "
             "WHERE stream = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-            (stream, keep),
+            (stream, bounds.rows),
         )
+
+    @staticmethod
+    def _forget(connection: sqlite3.Connection, now: float) -> None:
+        """Drop what is too old, also of streams to which nobody appends any more."""
+        old = connection.execute(
+            "SELECT stream, MAX(number) FROM marks WHERE expires <= ? GROUP BY stream",
+            (now,),
+        ).fetchall()
+        connection.executemany("DELETE FROM log WHERE stream = ? AND number <= ?", old)
+        connection.execute("DELETE FROM marks WHERE expires <= ?", (now,))
 
     def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
         """Read what others appended."""

@@ -6,10 +6,13 @@ from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from sk_advdef._validation import invalid
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._secrets import is_name
 
 #: Records read at once.
 PAGE = 2000
+#: A number that comes after all.
+END = 2**53
 
 URIS = '"memory://", "sqlite:///file" or "redis://host:port/db"'
 
@@ -45,13 +48,13 @@ class Store(Protocol):
         """
 
     def append(
-        self, stream: str, entries: list[Entry], cursor: int, *, quota: int, keep: int
+        self, stream: str, entries: list[Entry], cursor: int, bounds: Bounds
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Append entries with consecutive numbers; return the first of these.
 
         And of what others appended, (number, record) after ``cursor`` and before that,
-        at most PAGE. An account keeps about ``quota`` entries, the stream about
-        ``keep``; the oldest go.
+        at most PAGE. The bounds hold about; the oldest go. Entries grow old by the
+        store's own clock.
         """
 
     def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,9 +16,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from sk_advdef.concealment._history import History, Query, Seen
-from sk_advdef.concealment._store import Entry, Store
+from sk_advdef.concealment._store import END, Entry, Store, StoreError
 
-_HEAD = struct.Struct("<16sdQh")
+_HEAD = struct.Struct("<16sdQi")
+#: How records are written; who reads others must not take them for these.
+LAYOUT = _HEAD.format
 
 _states: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _lock = threading.RLock()
@@ -80,16 +83,32 @@ class Watch:
         self._store = store if store is not None and store.is_shared else None
         self._stream, self._cursor = stream, 0
         self._order = threading.Lock()
+        self._failed_at = -np.inf
 
     def observe(self, queries: list[Query]) -> list[Seen]:
         """Score queries one after the other, and remember them, with none between."""
+        came = time.monotonic()
         with self._order:
             if self._store is not None:
-                self._catch_up(self._store, queries)
+                # else all that wait for a store that hangs would try it in turn
+                if self._failed_at > came:
+                    raise StoreError("the store failed while this call waited for it")
+                try:
+                    self._append(self._store, queries)
+                except StoreError:
+                    self._failed_at = time.monotonic()
+                    raise
             with self.history.lock:
                 return [self.history.observe(query) for query in queries]
 
-    def _catch_up(self, store: Store, queries: list[Query]) -> None:
+    def catch_up(self, now: float) -> None:
+        """Read what others appended, so that the first query need not wait for it."""
+        if self._store is not None:
+            with self._order:
+                self._read(self._store, now, END)
+
+    def _append(self, store: Store, queries: list[Query]) -> None:
+        """Append queries, and remember what others appended before them."""
         fresh = [
             Entry(query.account, packed(query))
             for query in queries
@@ -97,19 +116,28 @@ class Watch:
         ]
         if not fresh:
             return
-        bounds = self.history.bounds
         first, page = store.append(
-            self._stream, fresh, self._cursor, quota=bounds.quota, keep=bounds.rows
+            self._stream, fresh, self._cursor, self.history.bounds
         )
-        while page:
-            for number, record in page:
-                other = unpacked(record, self._kind)
-                # the clock of another host must not make this one forget
-                when = max(self.history.latest, min(other.time, queries[0].time))
-                self.history.observe(other._replace(time=when))
-                self._cursor = number
-            page = store.read(self._stream, self._cursor, first)
+        self._remember(page, queries[0].time)
+        if page:
+            self._read(store, queries[0].time, first)
         self._cursor = first + len(fresh) - 1
+
+    def _read(self, store: Store, now: float, stop: int) -> None:
+        """Remember what others appended, up to a number."""
+        while page := store.read(self._stream, self._cursor, stop):
+            self._remember(page, now)
+
+    def _remember(self, page: list[tuple[int, bytes]], now: float) -> None:
+        history = self.history
+        for number, record in page:
+            other = unpacked(record, self._kind)
+            # the clock of another host must not make this one forget
+            when = max(history.latest, min(other.time, now))
+            if when >= now - history.bounds.age:
+                history.add(other._replace(time=when))
+            self._cursor = number
 
     def close(self) -> None:
         """Hold nothing open; the store is closed by who opened it."""

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_array, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -35,6 +38,25 @@ def has_proba(wrapper: Any) -> bool:
     """Whether the model within tells probabilities, and rejects nothing."""
     model = wrapper._model
     return hasattr(model, "predict_proba") and rejection_of(model) is None
+
+
+def may_take_images(model: Any) -> bool:
+    """Whether rows may have axes of their own, as stacked images have.
+
+    Only where scikit-learn's own estimators say no, and nothing else is within them:
+    transformers that people write make rows of images and do not tell.
+    """
+    if is_net(model):
+        return True
+    while isinstance(model, (Pipeline, FrozenEstimator)):
+        model = unfrozen(model)
+        if isinstance(model, Pipeline):
+            model = model.steps[0][1]
+    of_sklearn = type(model).__module__.partition(".")[0] == "sklearn"
+    if not of_sklearn or isinstance(model, FunctionTransformer):
+        return True
+    has_others = any("__" in name for name in model.get_params())
+    return has_others or bool(get_tags(model).input_tags.three_d_array)
 
 
 class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
@@ -130,7 +152,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         checks: dict[str, Any] = {
             "dtype": None if tags.string or tags.categorical else "numeric",
             "ensure_all_finite": not tags.allow_nan,
-            "allow_nd": True,
+            "allow_nd": may_take_images(self._model),
         }
         if not hasattr(X, "columns"):
             return validate_data(self, X, reset=reset, **checks)
@@ -144,7 +166,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         return (
             type(X) is np.ndarray
             and X.dtype in FLOATS
-            and X.ndim > 1
+            and (X.ndim == 2 or (X.ndim > 2 and may_take_images(self._model)))
             and X.size > 0
             and X.shape[1] == own.get("n_features_in_", X.shape[1])
             and "feature_names_in_" not in own

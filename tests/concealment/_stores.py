@@ -6,6 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._store import Entry, open_store
 
 REDIS = pytest.param("redis", marks=pytest.mark.service)
@@ -35,7 +36,7 @@ def append_and_read(uri, name, times):
     for i in range(times):
         record = f"{name}-{i}".encode()
         first, page = store.append(
-            "log", entries(record), cursor, quota=10**6, keep=10**6
+            "log", entries(record), cursor, Bounds(10**6, 10**6, 86400)
         )
         own.append(first)
         while True:

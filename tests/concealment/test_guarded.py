@@ -2,6 +2,7 @@ import json
 import logging
 import pickle
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -330,6 +331,65 @@ def test_store_failure_of_the_monitor(mode, tmp_path):
     assert refusal(ask, ["a"], 2.0) if mode == "closed" else ask(["a"], 2.0) is None
 
 
+def test_a_store_that_hangs_is_not_waited_for_in_turn(tmp_path):
+    """Calls that wait behind one whose store fails in the end fail with it."""
+    guarded = watched("flag", store=f"sqlite:///{tmp_path}/guard.db")
+    guarded.predict(X[:1])
+    store, fails = guarded._gate().store, threading.Event()
+    asked = []
+
+    def append(*args):
+        asked.append(1)
+        fails.wait(60)
+        raise StoreError("no answer in time")
+
+    healthy, store.append = store.append, append
+    with ThreadPoolExecutor(6) as pool:
+        waiting = [pool.submit(refusal, guarded.predict, X[[i]]) for i in range(1, 7)]
+        # the others stand behind the first when it fails
+        while guarded.stats()["calls"] < 7 or not asked:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        fails.set()
+        reasons = [one.result(60).reason for one in waiting]
+    assert reasons == ["unavailable"] * 6 and len(asked) < 6
+    store.append = healthy
+    guarded.predict(X[10:11])
+    assert guarded.stats()["history_rows"] == 2
+
+
+@SHARED_STORE
+@pytest.mark.parametrize("method", ["knn", "fingerprint", "provenance"])
+def test_a_new_process_knows_the_past_before_it_is_asked(uri, method, monkeypatch):
+    monkeypatch.setenv(_secrets.VARIABLE, "a secret of the tests")
+    watching = FrozenEstimator(
+        SimilarQueryDetector(
+            method=method, false_positive_rate=0.01, random_state=0
+        ).fit(GENUINE)
+    )
+    old, new = (
+        guard(monitor=watching, store=uri, action="flag", suspicious_cost=1)
+        for _ in range(2)
+    )
+    rows = variants(GENUINE[0])
+    old.predict(rows, account="mallory")
+    new._open()
+    assert new.stats()["history_rows"] == len(rows)
+    more = variants(GENUINE[0], seed=1)
+    np.testing.assert_array_equal(
+        new.admit(more, account="mallory"), old.admit(more, account="mallory")
+    )
+
+
+def test_a_store_that_fails_at_the_start_is_asked_again(tmp_path, caplog):
+    guarded = watched("flag", store=f"sqlite:///{tmp_path}/no/folder/guard.db")
+    guarded._open()
+    assert "the store of a guard failed: sqlite" in caplog.text
+    assert refusal(guarded.predict, X[:1]).reason == "unavailable"
+    (tmp_path / "no" / "folder").mkdir(parents=True)
+    guarded.predict(X[:1])
+
+
 @EVERY_STORE
 def test_limit_is_exact_under_threads(uri):
     guarded = guard(limit="50/hour", store=uri)
@@ -416,6 +476,46 @@ def test_account_through_a_pipeline(routing):
         request = pipe[-1].get_metadata_routing()
         assert request.predict.requests["account"] is True
         assert request.predict_proba.requests["account"] is True
+
+
+def test_parameters_of_a_guard_in_use_take_effect_at_once():
+    guarded = guard(limit="3/hour")
+    guarded.predict(X[:3], account="alice")
+    assert refusal(guarded.predict, X[:1], account="alice").reason == "rate"
+    guarded.set_params(action="flag", delay=2.0)
+    # which began nothing anew
+    assert refusal(guarded.predict, X[:1], account="alice").reason == "rate"
+    guarded.set_params(limit="5/hour")
+    guarded.predict(X[:5], account="alice")
+    with pytest.raises(ValueError, match="'action' parameter"):
+        guarded.set_params(limit=None, action="rejct")
+    assert guarded.get_params()["limit"] == "5/hour" and guarded.action == "flag"
+    assert refusal(guarded.predict, X[:1], account="alice").reason == "rate"
+    other = LogisticRegression().fit(X[:200, :32], y[:200])
+    guarded.set_params(estimator=FrozenEstimator(other), monitor=None)
+    assert len(guarded.predict(X[:5, :32], account="alice")) == 5
+    assert guarded.n_features_in_ == 32
+
+
+def test_parameters_of_a_guard_that_fits_wait_for_the_next_fit():
+    guarded = guard(limit="1/hour").set_params(estimator=LogisticRegression(C=0.1))
+    guarded.set_params(action="rejct")  # nothing is in use
+    guarded.set_params(action="flag").fit(X[:200], y[:200])
+    before = guarded.estimator_
+    guarded.set_params(estimator=LogisticRegression(C=9.0), limit=None)
+    assert guarded.estimator_ is before
+    for _ in range(3):
+        guarded.predict(X[:1])
+
+
+def test_rows_of_an_axis_too_many():
+    with pytest.raises(ValueError, match="dim <= 2 is required by GuardedClassifier"):
+        guard().predict(X[:2, :, None])
+    # a transformer of one's own may make rows of images, and does not say so
+    flat = FunctionTransformer(lambda rows: rows.reshape(len(rows), -1))
+    images = make_pipeline(flat, model)
+    found = GuardedClassifier(FrozenEstimator(images)).predict(X[:9].reshape(9, 8, 8))
+    np.testing.assert_array_equal(found, model.predict(X[:9]))
 
 
 def test_fits_model_and_monitor():
@@ -534,11 +634,11 @@ def test_scores_for_plots_are_bounded(monkeypatch):
 
 def test_the_latest_scores_are_kept_in_order():
     kept = RecentScores(accounts=2, scores=1000)
-    for time in range(2345):
-        kept.add(b"a", time, -time)
+    for second in range(2345):
+        kept.add(b"a", second, -second)
         found = kept.of(b"a")
-        assert len(found) == min(time + 1, 1000)
-        assert found[-1].tolist() == [time, -time]
+        assert len(found) == min(second + 1, 1000)
+        assert found[-1].tolist() == [second, -second]
     assert np.array_equal(found[:, 0], np.arange(1345, 2345))
     assert np.array_equal(found[:, 1], -found[:, 0])
 

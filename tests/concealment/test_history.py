@@ -408,10 +408,49 @@ def test_accounts():
         per_row("x", ["a", "b", "c"], 2)
 
 
+@pytest.mark.parametrize("cls", [Neighbors, Families, Sketches])
+@given(
+    moves=st.lists(
+        st.tuples(
+            st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 6), st.booleans()
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=40)
+def test_what_is_only_added_is_remembered_as_what_is_scored(cls, moves):
+    """A process that catches up knows what it would if it had been there."""
+    bounds = Bounds(12, 7, 5.0)
+
+    def make():
+        if cls is Sketches:
+            return History(Sketches(8, "corroborated"), bounds)
+        return vector_history(bounds=bounds, cls=cls)
+
+    there, later, now = make(), make(), 0.0
+    for i, (account, value, pause) in enumerate(moves):
+        now += 2.0 * pause
+        code = np.array([value, 0.3 * (i % 3)], dtype=np.float32)
+        if cls is Sketches:
+            code = np.arange(4 * value + i % 3, 4 * value + 8, dtype=np.uint32)
+        query = Query(account, now, (3 * value + i % 3) << 32, code, i)
+        there.observe(query)
+        later.add(query)
+        assert later.stats() == there.stats()
+    for account in (b"a", b"b", b"c", b"d"):
+        for value in range(7):
+            code = np.array([value, 0.5], dtype=np.float32)
+            if cls is Sketches:
+                code = np.arange(4 * value, 4 * value + 8, dtype=np.uint32)
+            query = Query(account, now, 1, code)
+            assert later.observe(query) == there.observe(query)
+
+
+@pytest.mark.parametrize("note", [-1, 99_999])
 @pytest.mark.parametrize("kind", [np.float32, np.uint32])
-def test_records(kind):
+def test_records(kind, note):
     code = np.arange(5, dtype=kind)
-    query = Query(b"0123456789abcdef", 1.25, 2**64 - 1, code, -1)
+    query = Query(b"0123456789abcdef", 1.25, 2**64 - 1, code, note)
     found = unpacked(packed(query), kind)
     assert found[:3] == query[:3] and found.note == query.note
     np.testing.assert_array_equal(found.code, code)

@@ -210,6 +210,29 @@ def test_delays_hold_no_thread(monkeypatch):
     assert [status for status, _, _ in answers] == [200] * 20
 
 
+def test_no_more_wait_than_may_be_pending():
+    guarded = QueryGuardMiddleware(
+        App(), watched("delay", delay=0.5), threads=1, max_pending=3
+    )
+    content = json.dumps({"inputs": variants().tolist()}).encode()
+
+    async def all_of():
+        waiting = []
+        for _ in range(5):
+            waiting.append(asyncio.create_task(served(guarded, http(), content)))
+            while guarded._delayed < min(len(waiting), 3) and not waiting[-1].done():
+                await asyncio.sleep(0)
+        fine = {"inputs": X[:1].tolist()}
+        others = await served(guarded, http(), json.dumps(fine).encode())
+        return others, await asyncio.gather(*waiting)
+
+    others, answers = asyncio.run(asyncio.wait_for(all_of(), 60))
+    # who is not suspected is answered all the while
+    assert others[0] == 200
+    assert sorted(status for status, _, _ in answers) == [200] * 3 + [503] * 2
+    assert guarded._delayed == 0
+
+
 def test_accounts_from_a_header():
     guard = GuardedClassifier(frozen, limit="1/hour")
     guarded = QueryGuardMiddleware(App(), guard, account="X-Account")

@@ -63,6 +63,8 @@ MALFORMED = {
     "comment": b"/* */" + BODY,
     "trailing comma": row_of(b"1,"),
     "rows by name": b'{"inputs": {"a": [1]}}',
+    "an axis too many": json.dumps({"inputs": [[[1]] * 64]}).encode(),
+    "two axes too many": json.dumps({"inputs": [[[[1]]] * 64]}).encode(),
 }
 
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._gcra import SECOND, forced, gcra, parse_rate
 from sk_advdef.concealment._memory_store import MemoryStore
 from sk_advdef.concealment._sqlite_store import SqliteStore
-from sk_advdef.concealment._store import PAGE, StoreError, open_store
+from sk_advdef.concealment._store import END, PAGE, StoreError, open_store
 from tests.concealment._stores import (
     EVERY_STORE,
     SHARED_STORE,
@@ -137,7 +138,7 @@ def test_numbers_are_unique_under_threads(uri):
 
     def append(i):
         some = entries(b"%d" % i, b"%d!" % i)
-        first, _ = store.append("log", some, 0, quota=9999, keep=9999)
+        first, _ = store.append("log", some, 0, Bounds(9999, 9999, 86400))
         return [first, first + 1]
 
     with ThreadPoolExecutor(8) as pool:
@@ -167,9 +168,11 @@ def test_nothing_is_lost_or_twice_under_processes(uri):
 def test_another_handle_reads_in_pages(uri):
     writer, reader = open_store(Guard(), uri), open_store(Guard(), uri)
     records = [b"%d\0\xff" % i for i in range(PAGE + 10)]
-    first, others = writer.append("log", entries(*records), 0, quota=9999, keep=9999)
+    first, others = writer.append(
+        "log", entries(*records), 0, Bounds(9999, 9999, 86400)
+    )
     assert others == []
-    last, page = reader.append("log", entries(b"mine"), 0, quota=9999, keep=9999)
+    last, page = reader.append("log", entries(b"mine"), 0, Bounds(9999, 9999, 86400))
     assert last == first + len(records)
     assert page == list(enumerate(records[:PAGE], start=first))
     rest = reader.read("log", page[-1][0], last)
@@ -182,16 +185,96 @@ def test_another_handle_reads_in_pages(uri):
 @SHARED_STORE
 def test_a_flood_leaves_the_entries_of_others(uri):
     store = open_store(Guard(), uri)
-    kept = {"quota": 100, "keep": 10_000}
-    store.append("log", entries(b"one", account=b"bob"), 0, **kept)
+    kept = Bounds(10_000, 100, 86400)
+    store.append("log", entries(b"one", account=b"bob"), 0, kept)
     for i in range(100):
         flood = entries(*[b"%d" % i] * 10, account=b"mallory")
-        last, _ = store.append("log", flood, 0, **kept)
+        last, _ = store.append("log", flood, 0, kept)
     left = [record for _, record in store.read("log", 0, last + 10)]
     assert left[0] == b"one" and 100 <= len(left) - 1 <= 100 + 128
     for _ in range(7):
-        last, _ = store.append("log", entries(*[b"x"] * 20), 0, quota=9999, keep=5)
+        last, _ = store.append("log", entries(*[b"x"] * 20), 0, Bounds(5, 9999, 86400))
     assert len(store.read("log", 0, last + 20)) <= 5 + 128
+    store.close()
+
+
+@SHARED_STORE
+def test_streams_that_take_turns_are_both_bounded(uri):
+    store = open_store(Guard(), uri)
+    for _ in range(300):
+        for stream in ("one", "other"):
+            store.append(stream, entries(b"x"), 0, Bounds(5, 99, 86400))
+    for stream in ("one", "other"):
+        assert 5 <= len(store.read(stream, 0, END)) <= 5 + 64
+    store.close()
+
+
+def test_sqlite_is_trimmed_by_processes_that_append_little(tmp_path):
+    for _ in range(40):
+        store = open_store(Guard(), f"sqlite:///{tmp_path}/guard.db")
+        store.append("log", entries(b"x"), 0, Bounds(5, 99, 86400))
+        left = store.read("log", 0, END)
+        store.close()
+    assert len(left) == 5
+
+
+def test_sqlite_forgets_what_is_too_old_in_all_streams(tmp_path, monkeypatch):
+    now = [1e9]
+    monkeypatch.setattr("sk_advdef.concealment._sqlite_store.time.time", lambda: now[0])
+    bounds = Bounds(10**6, 10**6, 100.0)
+    store = open_store(Guard(), f"sqlite:///{tmp_path}/guard.db")
+    for _ in range(10):
+        store.append("left", entries(b"a refit later nobody reads it"), 0, bounds)
+    for second in range(250):
+        now[0] += 1.0
+        store.append("log", entries(b"%d" % second), 0, bounds)
+    assert store.read("left", 0, END) == []
+    left = [int(record) for _, record in store.read("log", 0, END)]
+    # none is lost too early; removed is what is too old, once in 64 entries
+    assert left[-100:] == list(range(150, 250)) and len(left) <= 100 + 64 + 2
+    with sqlite3.connect(tmp_path / "guard.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM marks").fetchone()[0] <= 110
+    connection.close()
+    store.close()
+
+
+@pytest.mark.parametrize("age", [1e-9, 1e300])
+def test_any_age_can_be_stored(age, tmp_path):
+    store = open_store(Guard(), f"sqlite:///{tmp_path}/guard.db")
+    store.append("log", entries(b"x"), 0, Bounds(9, 9, age))
+    store.close()
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("age", [1e-9, 1e300])
+def test_redis_takes_any_age(age, redis_uri):
+    store = open_store(Guard(), f"{redis_uri}?prefix=age{age}")
+    first, _ = store.append("log", entries(b"x"), 0, Bounds(9, 9, age))
+    assert store.read("log", 0, first + 1) == [(first, b"x")]
+    store.close()
+
+
+@pytest.mark.service
+def test_redis_forgets_what_is_too_old(redis_uri):
+    import redis
+
+    store = open_store(Guard(), f"{redis_uri}?prefix=old")
+    bounds = Bounds(10**6, 10**6, 1.0)
+    store.append("left", entries(b"x"), 0, bounds)
+    store.append("log", entries(b"old"), 0, bounds)
+    for i in range(30):
+        time.sleep(0.05)
+        store.append("log", entries(b"%d" % i, account=b"%d" % i), 0, bounds)
+    left = [record for _, record in store.read("log", 0, END)]
+    assert b"old" not in left and left[-1] == b"29"
+    client = redis.Redis.from_url(redis_uri)
+    for _ in range(200):
+        if not client.keys("old:*"):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("keys of logs that nobody uses any more are kept")
+    client.close()
     store.close()
 
 
@@ -263,7 +346,7 @@ def test_locked_sqlite_fails_in_time(tmp_path):
 def test_sqlite_that_cannot_be_written(tmp_path):
     store = open_store(Guard(), f"sqlite:///{tmp_path}/no/such/folder/guard.db")
     with pytest.raises(StoreError, match=r"sqlite: .*No such file"):
-        store.append("log", entries(b"x"), 0, quota=1, keep=1)
+        store.append("log", entries(b"x"), 0, Bounds(1, 1, 86400))
     (tmp_path / "not.db").write_text(
         "not a database, but long enough to look like " * 9
     )
@@ -294,13 +377,13 @@ def test_redis_asks_once_for_each_operation(redis_uri):
 
     store = open_store(Guard(), f"{redis_uri}?prefix=once")
     store.hit({b"a": 1}, 1)
-    store.append("log", entries(b"x"), 0, quota=9, keep=9)
+    store.append("log", entries(b"x"), 0, Bounds(9, 9, 86400))
     client = redis.Redis.from_url(redis_uri)
     before = client.info("stats")["total_reads_processed"]
     for _ in range(50):
         store.hit({b"a": 1, b"b": 1}, 1)
     for _ in range(50):
-        store.append("log", entries(b"x", b"y"), 0, quota=9, keep=9)
+        store.append("log", entries(b"x", b"y"), 0, Bounds(9, 9, 86400))
     # and one more for each question of how many there were
     assert client.info("stats")["total_reads_processed"] - before <= 102
     client.close()
@@ -312,10 +395,10 @@ def test_redis_that_lost_everything_gives_no_number_twice(redis_uri):
     import redis
 
     store = open_store(Guard(), f"{redis_uri}?prefix=lost")
-    first, _ = store.append("log", entries(b"x", b"y"), 0, quota=9, keep=9)
+    first, _ = store.append("log", entries(b"x", b"y"), 0, Bounds(9, 9, 86400))
     client = redis.Redis.from_url(redis_uri)
     client.flushall()
-    again, _ = store.append("log", entries(b"z"), 0, quota=9, keep=9)
+    again, _ = store.append("log", entries(b"z"), 0, Bounds(9, 9, 86400))
     assert again > first + 1
     client.close()
     store.close()

@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from sk_advdef import GuardedClassifier, QueryRefused, SimilarQueryDetector
+from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._gcra import SECOND
 from sk_advdef.concealment._sqlite_store import SqliteStore
 from sk_advdef.concealment._store import StoreError
@@ -82,10 +83,10 @@ def test_full(mode, guard, caplog):
 
 
 def test_full_in_the_middle_takes_all_or_none(store):
-    store.append("log", entries(b"x"), 0, quota=99, keep=99)
+    store.append("log", entries(b"x"), 0, Bounds(99, 99, 86400))
     with full_disk(1 << 16), pytest.raises(StoreError, match="sqlite: "):
-        store.append("log", entries(*[b"y" * 4000] * 40), 0, quota=99, keep=99)
-    first, _ = store.append("log", entries(b"z"), 0, quota=99, keep=99)
+        store.append("log", entries(*[b"y" * 4000] * 40), 0, Bounds(99, 99, 86400))
+    first, _ = store.append("log", entries(b"z"), 0, Bounds(99, 99, 86400))
     assert store.read("log", 0, first) == [(1, b"x")]
 
 
