@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,26 @@ def check_flag(owner: object, name: str, value: Any) -> bool:
     return bool(value)
 
 
+def as_floats(values: Any) -> np.ndarray:
+    """Return numbers as float64; raise TypeError for dates, text and complex numbers.
+
+    NumPy would take dates for numbers of days.
+    """
+    found = np.asarray(values)
+    if found.dtype.kind not in "biufO":
+        raise TypeError(f"{found.dtype} is no number")
+    return found.astype(np.float64)
+
+
+def seconds(owner: object, clock: Callable[[], Any]) -> float:
+    """Ask a clock that a user gave."""
+    now: Any = clock()
+    # neither infinite nor NaN
+    if isinstance(now, FLOATS) and -(2**62) < now < 2**62:
+        return float(now)
+    raise invalid(owner, "clock", "a callable that returns seconds, as a float", now)
+
+
 def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     """Return ``value`` as a pair of finite floats in rising order."""
     try:
@@ -131,6 +151,15 @@ def check_n_jobs(owner: object, n_jobs: Any) -> None:
         check_number(owner, "n_jobs", n_jobs, integer=True, otherwise=" or None")
         if n_jobs == 0:
             raise invalid(owner, "n_jobs", "an int other than 0 or None", n_jobs)
+
+
+def with_seed(estimator: Any, seed: int) -> Any:
+    """Seed whatever is drawn and has no seed yet; changes and returns ``estimator``."""
+    params = estimator.get_params()
+    for name in sorted(params):
+        if name.rpartition("__")[2] == "random_state" and params[name] is None:
+            estimator.set_params(**{name: seed})
+    return estimator
 
 
 def seed_from(random_state: Any) -> int:

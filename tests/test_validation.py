@@ -6,11 +6,13 @@ import pytest
 
 from sk_advdef._validation import (
     InvalidParameterError,
+    as_floats,
     check_flag,
     check_number,
     check_option,
     check_range,
     invalid,
+    seconds,
     seed_from,
 )
 
@@ -33,6 +35,23 @@ def test_error_is_both_a_value_error_and_a_type_error():
 
 NOT_NUMBERS = [True, np.True_, "1", b"1", None, 1j, [1.0], np.array([1.0]), object()]
 NOT_NUMBERS.append(Fraction(1, 2))
+
+
+@pytest.mark.parametrize(
+    "given", ["1.5", [1j], np.array(["2020-01-01"], "datetime64[D]"), [object()]]
+)
+def test_what_numpy_would_take_for_numbers(given):
+    with pytest.raises(TypeError):
+        as_floats(given)
+    assert as_floats([True, 2, np.float32(0.5)]).tolist() == [1.0, 2.0, 0.5]
+
+
+@pytest.mark.parametrize("now", [None, "12", np.nan, -np.inf, 1e300, 10**400, [1.0]])
+def test_clocks(now):
+    with pytest.raises(InvalidParameterError, match="'clock' parameter of Owner"):
+        seconds(Owner(), lambda: now)
+    assert seconds(Owner(), lambda: np.float32(3.5)) == 3.5
+
 
 RANGES = [
     ({}, "a float in (-inf, inf)", [0, -1e300, np.float32(3)], [np.nan, np.inf]),

@@ -63,9 +63,10 @@ _ANSWERS = ("decision_function", "predict", "predict_proba", "transform")
 _NET_ANSWERS = (*_ANSWERS, "evaluation_step", "forward_iter", "infer")
 
 
-def _same_answers(
+def same_answers(
     child: type, parent: type, answers: tuple[str, ...] = _ANSWERS
 ) -> bool:
+    """Whether a subclass leaves alone what its parent answers by."""
     # static: a method behind available_if is a new object each time it is asked for
     return all(
         inspect.getattr_static(child, name, None)
@@ -80,7 +81,7 @@ def is_plain_net(estimator: Any) -> bool:
     if not is_skorch(estimator):
         return False
     home = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "skorch")
-    return _same_answers(cls, home, _NET_ANSWERS)
+    return same_answers(cls, home, _NET_ANSWERS)
 
 
 def key_of(estimator: Any, role: str) -> str | None:
@@ -91,7 +92,7 @@ def key_of(estimator: Any, role: str) -> str | None:
     known = _TRANSFORMING if transforms and hasattr(cls, "predict") else _BUILTIN
     for parent in cls.__mro__:
         key = f"{parent.__module__.partition('.')[0]}.{parent.__name__}"
-        if key in known and _same_answers(cls, parent, answers):
+        if key in known and same_answers(cls, parent, answers):
             return key
     return None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from sk_advdef._validation import check_number, invalid
+from sk_advdef._validation import as_floats, check_number, invalid
 
 NORMS = ("linf", "l2")
 
@@ -26,7 +26,7 @@ def check_eps(
         return np.asarray(eps, dtype=np.float64)
     allowed = "a float in [0, inf) or an array of them that fits one sample"
     try:
-        values = np.asarray(eps, dtype=np.float64)
+        values = as_floats(eps)
         fits = np.broadcast_shapes(values.shape, sample_shape) == sample_shape
     except (TypeError, ValueError):
         fits = False
@@ -46,7 +46,7 @@ def check_bounds(
         "low <= high"
     )
     try:
-        low, high = (np.asarray(b, dtype=np.float64) for b in bounds)
+        low, high = map(as_floats, bounds)
         shape = np.broadcast_shapes(low.shape, high.shape, X.shape[1:])
         fits = shape == X.shape[1:] and bool((low <= high).all())
     except (TypeError, ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sk_advdef._validation import check_number, check_option, invalid
+from sk_advdef._validation import as_floats, check_number, check_option, invalid
 from sk_advdef.attacks._space_rules import Rules
 from sk_advdef.attacks._table import Table
 
@@ -314,7 +314,7 @@ def _mapping(given: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _numbers(given: Any) -> Any:
-    values = np.asarray(given, dtype=np.float64)
+    values = as_floats(given)
     if values.ndim > 1 or np.isnan(values).any():
         raise ValueError
     return float(values) if values.ndim == 0 else tuple(values.tolist())

@@ -22,6 +22,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.tree import DecisionTreeClassifier
 
+from sk_advdef._torch._known import same_answers
 from sk_advdef._torch._models import unfrozen
 from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
 
@@ -82,8 +83,8 @@ def parts_of(estimator: Any) -> tuple[list[Any], Any]:
             f"in a Pipeline. Got {model!r}; use RandomSearch."
         )
     for step in steps:
-        identity = isinstance(step, FunctionTransformer) and step.func is None
-        if not (identity or isinstance(step, MONOTONE)):
+        identity = _transforms_as(step, FunctionTransformer) and step.func is None
+        if not (identity or any(_transforms_as(step, cls) for cls in MONOTONE)):
             raise TypeError(
                 "TreeExact sees through steps that change each feature alone: "
                 f"{', '.join(c.__name__ for c in MONOTONE)}. Got {step!r}; attack the "
@@ -107,6 +108,11 @@ def is_trees(estimator: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _transforms_as(step: Any, cls: type) -> bool:
+    """Whether a step is of a class, or of a subclass that transforms as it does."""
+    return isinstance(step, cls) and same_answers(type(step), cls, ("transform",))
 
 
 def _is_own(model: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._validation import seconds
 from sk_advdef.concealment._accounts import account_id
 from sk_advdef.concealment._gcra import SECOND, Rate
 from sk_advdef.concealment._history import Seen
@@ -101,7 +102,9 @@ class Gate:
 
     def now(self) -> float:
         """Return seconds."""
-        return float((self._clock or time.time)())
+        if self._clock is None:
+            return time.time()
+        return seconds("GuardedClassifier", self._clock)
 
     def _micros(self) -> int | None:
         """Return the time for the store; None lets the store use its own clock."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._validation import seconds
 from sk_advdef.concealment._accounts import account_id
 from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._comparing import Comparing, digest_of
@@ -95,7 +96,7 @@ class Remembering(Comparing):
         return state_of(self, self._make_watch)
 
     def _now(self) -> float:
-        return float((self.clock or time.time)())
+        return time.time() if self.clock is None else seconds(self, self.clock)
 
     def _observe(
         self,

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from sk_advdef._torch._fingerprint import fingerprint, remembered
 from sk_advdef._torch._models import class_scores, is_frozen, is_net, unfrozen
 from sk_advdef._torch._registry import missing_view
-from sk_advdef._validation import check_classifier, check_number, invalid
+from sk_advdef._validation import check_classifier, check_number, invalid, with_seed
 from sk_advdef.attacks._base import Attack
 from sk_advdef.detection._base import Detector, _rows_of, finite_scores
 from sk_advdef.detection._dropout import DropoutUncertaintyDetector, differentiable
@@ -27,7 +27,6 @@ from sk_advdef.detection._lesson import (
     default_attacks,
     grouped_folds,
     make_lesson,
-    with_seed,
 )
 from sk_advdef.detection._odds import calibrated_odds
 from sk_advdef.detection._threshold import one_split

@@ -13,6 +13,7 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._torch._fingerprint import fingerprint, remembered
 from sk_advdef._torch._registry import has_view
+from sk_advdef._validation import with_seed
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
@@ -29,15 +30,6 @@ HALVINGS = 25
 
 #: What a row is, beside the number of the attack that made it (from 0 on).
 GENUINE, NOISY = -2, -1
-
-
-def with_seed(estimator: Any, seed: int) -> Any:
-    """Seed whatever is drawn and has no seed yet; changes and returns ``estimator``."""
-    params = estimator.get_params()
-    for name in sorted(params):
-        if name.rpartition("__")[2] == "random_state" and params[name] is None:
-            estimator.set_params(**{name: seed})
-    return estimator
 
 
 def default_attacks(model: Any, X: Any) -> list[Attack]:

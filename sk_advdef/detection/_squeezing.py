@@ -19,7 +19,7 @@ from sk_advdef._torch._models import (
 )
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import invalid
-from sk_advdef.detection._base import Detector
+from sk_advdef.detection._base import Detector, finite_scores
 from sk_advdef.detection._blocks import blocks_of
 from sk_advdef.squeezers._base import Squeezer
 from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
@@ -314,7 +314,7 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
             ``squeezers_``. The largest of a row is minus its score.
         """
         check_is_fitted(self)
-        return self._raw_distances(self._rows(X))
+        return finite_scores(self, self._raw_distances(self._rows(X)))
 
     def _missing_suspicion(self) -> Any:
         """Return the first part that a gradient cannot pass, or None."""

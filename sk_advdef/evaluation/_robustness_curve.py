@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import predict, torch_generators_kept
-from sk_advdef._validation import check_number, invalid
+from sk_advdef._validation import as_floats, check_number, invalid
 from sk_advdef.attacks._base import Attack
 from sk_advdef.evaluation._intervals import wilson
 from sk_advdef.evaluation._plotting import axes_for, check_text
@@ -274,7 +274,7 @@ def _radii(epsilons: Any) -> np.ndarray:
     owner = "RobustnessCurveDisplay"
     allowed = "a rising sequence of floats in [0, inf)"
     try:
-        radii = np.asarray(epsilons, dtype=np.float64)
+        radii = as_floats(epsilons)
     except (TypeError, ValueError):
         raise invalid(owner, "epsilons", allowed, epsilons) from None
     if (

@@ -68,8 +68,9 @@ class Levels:
         """Write the number of the nearest level, a float, to ``out``."""
         if self.too_wide:
             raise ValueError(
-                f"The range from {self.low.min()} to {self.high.max()} is too wide for "
-                f"levels of {self.low.dtype}: pass a narrower value_range."
+                f"The range of X from {self.low.min()} to {self.high.max()} is too "
+                f"wide for levels of {self.low.dtype}: scale X, or pass a narrower "
+                "value_range."
             )
         if clip:
             X = np.clip(X, self.low, self.high, out=out)

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._models import is_net, last_step
 from sk_advdef._torch._registry import has_view
-from sk_advdef._validation import seed_from
+from sk_advdef._validation import seed_from, with_seed
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._table import Table
@@ -131,7 +131,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     n_iter_no_change : int, default=5
         Epochs or rounds without a rise, at least 1.
     random_state : int, RandomState instance or None, default=None
-        Seeds the training and the choice of rows.
+        Seeds the training, the choice of rows and, in a classifier that is no net,
+        each ``random_state`` that is None.
     verbose : int, default=0
         1 shows a progress bar, with the accuracies so far and the time left.
 
@@ -362,7 +363,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         warn_of_collapse(watched, len(loop.watched[0]), cure, loop.single)
 
     def _fit_rounds(self, X: Any, y: np.ndarray, held: Any, seed: int) -> None:
-        model = clone(self.estimator).fit(X, y)
+        model = with_seed(clone(self.estimator), seed).fit(X, y)
         self.attack_ = self.attack
         if self.attack is None:
             eps = self._default_eps(X)

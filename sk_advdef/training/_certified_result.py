@@ -47,14 +47,17 @@ def box_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the box within ``eps`` of each row and within ``bounds``, as float64.
 
-    Its lower and upper ends are rounded outward; a row on the rounded end of
-    ``bounds`` stays inside.
+    Its lower and upper ends are rounded outward, to what they may become in float32; a
+    row on the rounded end of ``bounds`` stays inside.
     """
     low, high = check_bounds(owner, bounds, X)
     eps = check_eps(owner, eps, X.shape[1:])
     exact = X.astype(np.float64)
     lower = np.nextafter(np.maximum(exact - eps, low), -np.inf)
     upper = np.nextafter(np.minimum(exact + eps, high), np.inf)
+    with np.errstate(over="ignore"):
+        lower = np.minimum(lower, lower.astype(np.float32))
+        upper = np.maximum(upper, upper.astype(np.float32))
     return np.minimum(lower, exact), np.maximum(upper, exact)
 
 

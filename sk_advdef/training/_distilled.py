@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
@@ -18,7 +19,7 @@ from sk_advdef._torch._fingerprint import (
     remembered,
 )
 from sk_advdef._torch._models import classes_of, is_frozen, is_net, last_step
-from sk_advdef._validation import check_number, seed_from
+from sk_advdef._validation import check_number, seed_from, with_seed
 from sk_advdef.training._base import (
     TrainingClassifier,
     fit_net,
@@ -83,7 +84,8 @@ class DistilledClassifier(TrainingClassifier):
         that a search over the student or ``alpha`` fits them once. They are found
         again by what they are, their weights, the rows and the labels.
     random_state : int, RandomState instance or None, default=None
-        Seeds the training of nets and the drawing of labels.
+        Seeds the training of nets, the drawing of labels and, in classifiers that are
+        no nets, each ``random_state`` that is None.
 
     Attributes
     ----------
@@ -248,7 +250,7 @@ class DistilledClassifier(TrainingClassifier):
         if is_net(self.estimator):
             hot = partial(at_temperature, temperature=self.temperature, soft=soft)
             return fit_net(self.estimator, X, y, seed + 1, hot)
-        student = clone(self.estimator)
+        student = with_seed(clone(self.estimator), seed + 1)
         n, k = soft.shape
         if has_sample_weight(student):
             rows, labels = np.tile(np.arange(n), k), np.repeat(classes, n)
@@ -257,7 +259,9 @@ class DistilledClassifier(TrainingClassifier):
             rows, weights = np.tile(np.arange(n), COPIES), {}
             drawn = draw_labels(soft, COPIES, np.random.default_rng(seed))
             labels = classes[drawn.ravel()]
-        return student.fit(_safe_indexing(X, rows), labels, **weights)
+        # the weights are ours, whatever the steps of a Pipeline ask to be routed
+        with config_context(enable_metadata_routing=False):
+            return student.fit(_safe_indexing(X, rows), labels, **weights)
 
     def _look_back(
         self,

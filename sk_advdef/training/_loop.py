@@ -309,7 +309,9 @@ class Loop:
         buffers = [b.clone() for b in module.buffers()]
         self.net._set_training(True)
         loss, _ = self._loss(batch, **params)
-        gradients = torch.autograd.grad(loss, weights)
+        gradients = torch.autograd.grad(
+            loss, weights, allow_unused=True, materialize_grads=True
+        )
         # statistics are learned once a step, at the moved weights
         for buffer, value in zip(module.buffers(), buffers, strict=True):
             buffer.copy_(value)

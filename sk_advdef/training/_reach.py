@@ -60,8 +60,12 @@ class Room:
     def inside(self, x: torch.Tensor) -> torch.Tensor:
         """Move to the nearest place in ball and box."""
         if self.norm == "l2":
+            change = x - self.center
+            if not isinstance(self.eps, float) or not self.eps:
+                # no length tells where eps is 0
+                change = change * (self.eps > 0)
             over = self.lengths(x).clamp_min(1)
-            return self.boxed(self.center + (x - self.center) / _each(over, x))
+            return self.boxed(self.center + change / _each(over, x))
         if self._ends is None:
             self._ends = (
                 self.boxed(self.center - self.eps),

@@ -10,6 +10,7 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._progress import progress
 from sk_advdef._torch._models import classes_of
+from sk_advdef._validation import with_seed
 from sk_advdef.attacks._base import Attack
 from sk_advdef.training._base import stacked
 
@@ -129,7 +130,8 @@ def fit_in_rounds(
         blocks.append(attacked)
         own = owner.adversarial_label
         labels.append(truth if own is None else np.full(count, own))
-        model = clone(owner.estimator).fit(stacked(blocks), np.concatenate(labels))
+        model = with_seed(clone(owner.estimator), seed)
+        model.fit(stacked(blocks), np.concatenate(labels))
         if judge is not None:
             reached["held_out_accuracy"] = judge.judge(model, attack)
             waited = 0 if judge.best is model else waited + 1

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.ensemble import VotingClassifier
 
 from sk_advdef._torch._models import classes_of, is_frozen, is_net, unfrozen
-from sk_advdef._validation import check_classifier, invalid
+from sk_advdef._validation import check_classifier, invalid, with_seed
 from sk_advdef.training._base import fit_net
 from sk_advdef.training._temperature import at_temperature, log_proba, soften
 
@@ -60,7 +60,7 @@ def fit_teacher(model: Any, X: Any, y: Any, seed: int, temperature: float) -> An
     if is_net(model):
         hot = partial(at_temperature, temperature=temperature)
         return fit_net(model, X, y, seed, hot)
-    return clone(model).fit(X, y)
+    return with_seed(clone(model), seed).fit(X, y)
 
 
 def answers(model: Any, X: Any, classes: np.ndarray) -> list[tuple[float, np.ndarray]]:

@@ -36,6 +36,7 @@ from sk_advdef import (
     TreeExactResult,
 )
 from sk_advdef.attacks._base import Problem
+from tests._instances import make_rows
 from tests.attacks.common import assert_within
 
 MODELS = {
@@ -415,6 +416,30 @@ def test_no_tests_at_all():
     model = HistGradientBoostingClassifier(max_iter=2, min_samples_leaf=80).fit(X, y)
     y = model.predict(X)
     assert TreeExact(5.0, bounds=None).run(model, X, y).certified.all()
+
+
+class Turned(StandardScaler):
+    def transform(self, X, copy=None):
+        return -super().transform(X, copy)
+
+
+class Named(StandardScaler):
+    """Transforms as its parent does."""
+
+
+def test_a_subclass_of_a_scaler_that_answers_otherwise_is_refused():
+    X, y = make_rows(n_samples=60)
+    trees = DecisionTreeClassifier(max_depth=3, random_state=0)
+    turned, named, plain = (
+        make_pipeline(step, trees).fit(X, y)
+        for step in (Turned(), Named(), StandardScaler())
+    )
+    with pytest.raises(TypeError, match="Got Turned"):
+        TreeExact(0.3, bounds=None).run(turned, X[:5], y[:5])
+    found, wanted = (
+        TreeExact(0.3, bounds=None).run(model, X[:9], y[:9]) for model in (named, plain)
+    )
+    np.testing.assert_array_equal(found.X_adv, wanted.X_adv)
 
 
 class Contrary(RandomForestClassifier):

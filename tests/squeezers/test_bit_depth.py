@@ -85,7 +85,7 @@ def test_range_of_hardly_any_width_has_one_level(dtype):
 
 def test_range_that_no_float_can_span_is_refused():
     X = np.array([[-1e308], [1e308]])
-    message = "from -1e+308 to 1e+308 is too wide for levels of float64"
+    message = "range of X from -1e+308 to 1e+308 is too wide for levels of float64"
     with pytest.raises(ValueError, match=re.escape(message)):
         BitDepthSqueezer().fit(X).transform(X)
     # wide for float32 alone

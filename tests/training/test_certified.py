@@ -202,6 +202,12 @@ def test_composes_and_survives(trained, capsys, monkeypatch):
         (FrozenEstimator(quick_net()), {}, ValueError, "not fitted"),
         (DistilledClassifier(quick_net()), {}, TypeError, "way of its own"),
         (quick_net(), {"eps": -1}, ValueError, "'eps'"),
+        (
+            quick_net(),
+            {"eps": np.array(["2020"], "M8[Y]")},
+            ValueError,
+            "'eps'",
+        ),
         (quick_net(), {"eps_train": [0.1, 1]}, ValueError, "'eps_train'"),
         (quick_net(), {"bounds": (1, 0)}, ValueError, "'bounds'"),
         (quick_net(), {"bounds": (0, 1)}, ValueError, "outside the bounds"),

@@ -15,6 +15,7 @@ from sk_advdef import FGSM, PGD, AdversariallyAugmentedClassifier, FeatureSpace
 from sk_advdef._torch._loader import Batches, fast_iterator
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
+from sk_advdef.training._reach import Room
 from sk_advdef.training._watch import Best
 from tests._torch._cases import make_net
 
@@ -447,6 +448,25 @@ def test_l2_steps_stay_in_the_ball():
             delta = batch.numpy() - X[at : at + BATCH]
             assert (delta[:, 0] == 0).all()
             assert np.linalg.norm(delta[:, 1:] / eps[1:], axis=1).max() < 1 + 1e-5
+
+
+@pytest.mark.parametrize("eps", [0.0, torch.tensor([0.0, 0.1, 0.2])])
+def test_what_may_not_move_is_put_back(eps):
+    center = torch.rand(6, 3)
+    room = Room(center, eps, None, None, "l2")
+    moved = room.inside(center + 0.01 * torch.rand(6, 3))
+    kept = torch.zeros(3) if isinstance(eps, float) else (eps > 0).float()
+    assert ((moved != center).float() == kept).all()
+
+
+def test_weights_that_take_no_part_are_not_perturbed():
+    class Spare(Small):
+        def __init__(self):
+            super().__init__()
+            self.spare = torch.nn.Linear(3, 3)
+
+    model = make(net_of(Spare), method="fast", weight_perturbation=0.01).fit(X, codes)
+    assert model.history_[-1]["train_loss"] > 0
 
 
 REFUSED = [

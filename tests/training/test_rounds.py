@@ -59,6 +59,26 @@ def test_kinds_of_classifiers(kind):
     assert not hasattr(make(small_net()), "decision_function")
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_one_seed_is_enough(nested):
+    forest = RandomForestClassifier(3, max_depth=2)
+    if nested:
+        forest = make_pipeline(StandardScaler(), forest)
+    first, again, other = (
+        make(forest, random_state=seed).fit(X, y).predict_proba(X) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    # a seed of one's own is kept
+    own = make(RandomForestClassifier(3, random_state=7)).fit(X, y)
+    assert own.estimator_.random_state == 7
+
+
+def test_a_class_that_is_no_whole_number():
+    with pytest.raises(ValueError, match=r"'adversarial_label' .* a whole number"):
+        make(LogisticRegression(), adversarial_label=0.5).fit(X, y)
+
+
 class Scripted(LogisticRegression):
     """Answers rightly on so many rows as the script says, fit by fit."""
 

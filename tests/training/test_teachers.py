@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
@@ -239,6 +240,23 @@ def test_frozen_teachers_count_by_their_weights(tmp_path):
         kept = clone(model).set_params(memory=str(tmp_path)).fit(X, y)
         assert kept.teacher_[1] is net
         np.testing.assert_allclose(kept.predict_proba(X), plain.predict_proba(X))
+
+
+def test_one_seed_is_enough_for_teacher_and_student():
+    forest = RandomForestClassifier(3, max_depth=3)
+    first, again = (
+        DistilledClassifier(forest, random_state=0).fit(X, y).predict_proba(X)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_pipeline_is_taught_with_metadata_routing():
+    student = make_pipeline(StandardScaler(), LogisticRegression())
+    wanted = DistilledClassifier(student, random_state=0).fit(X, y).predict_proba(X)
+    with config_context(enable_metadata_routing=True):
+        found = DistilledClassifier(student, random_state=0).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_history():
