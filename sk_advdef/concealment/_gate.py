@@ -178,9 +178,9 @@ class Gate:
 
     def catch_up(self, now: float) -> None:
         """Remember what other processes were asked; where the store fails, later."""
+        assert self.watch is not None
         try:
-            if self.watch is not None:
-                self.watch.catch_up(now)
+            self.watch.catch_up(now)
         except StoreError as error:
             logger.error("the store of a guard failed: %s", error)
 

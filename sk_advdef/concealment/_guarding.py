@@ -169,12 +169,14 @@ class Guarding(WrappingClassifier):
             for name, value in before.items():
                 setattr(self, name, value)
             raise
-        changed = {name for name in before if getattr(self, name) is not before[name]}
-        if changed & {"estimator", "monitor"} and self._is_ready_without_fit():
+        is_other = any(
+            getattr(self, name) is not before[name] for name in ("estimator", "monitor")
+        )
+        if is_other and self._is_ready_without_fit():
             for name in ADOPTED:
                 self.__dict__.pop(name, None)
             drop_state(self)
-        elif changed & set(OF_STATE):
+        elif any(getattr(self, name) != before[name] for name in OF_STATE):
             drop_state(self)
         return self
 
@@ -197,8 +199,9 @@ class Guarding(WrappingClassifier):
     def _open(self) -> None:
         """Make all that the first call would, so that what is wrong shows now."""
         self._adopt()
+        gate = self._gate()
         if self.monitor_ is not None:
-            self._gate().catch_up(self._monitor_time())
+            gate.catch_up(self._monitor_time())
 
     def _monitor_time(self) -> float:
         """Return the time of the monitor, which goes by the guard's clock if any."""

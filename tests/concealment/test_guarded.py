@@ -482,7 +482,7 @@ def test_parameters_of_a_guard_in_use_take_effect_at_once():
     guarded = guard(limit="3/hour")
     guarded.predict(X[:3], account="alice")
     assert refusal(guarded.predict, X[:1], account="alice").reason == "rate"
-    guarded.set_params(action="flag", delay=2.0)
+    guarded.set_params(action="flag", delay=2.0, limit="".join("3/hour"))
     # which began nothing anew
     assert refusal(guarded.predict, X[:1], account="alice").reason == "rate"
     guarded.set_params(limit="5/hour")

@@ -528,8 +528,12 @@ def test_rows_in_another_form():
     assert ask(guarded, b"one,two")[0] == 400
 
 
-def test_what_is_wrong_with_a_guard_shows_at_once():
+def test_what_is_wrong_with_a_guard_shows_at_once(monkeypatch):
     app = App()
+    with monkeypatch.context() as patched:
+        patched.setenv("SK_ADVDEF_SECRET", "short")
+        with pytest.raises(ValueError, match="SK_ADVDEF_SECRET"):
+            QueryGuardMiddleware(app, GuardedClassifier(frozen, limit="9/hour"))
     with pytest.raises(NotFittedError):
         QueryGuardMiddleware(app, GuardedClassifier(LogisticRegression()))
     with pytest.raises(ValueError, match="'limit' parameter of GuardedClassifier"):
