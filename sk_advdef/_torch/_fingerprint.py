@@ -11,14 +11,15 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import joblib
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_memory
 
-from sk_advdef._torch._models import is_skorch, unfrozen
+from sk_advdef._torch._models import is_skorch
 from sk_advdef._validation import invalid
 from sk_advdef._version import __version__
 
@@ -81,7 +82,11 @@ def fingerprint(*values: Any) -> str:
 
 def _feed(put: Callable[[Any], None], value: Any, seen: dict[int, Any]) -> None:
     """Write a value in a form of its own."""
-    value = unfrozen(value)
+    if isinstance(value, FrozenEstimator):  # taken as it is, where another is refitted
+        put(b"frozen(")
+        _feed(put, value.estimator, seen)
+        put(b")")
+        return
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         put(f"{type(value).__name__} {value!r};".encode())
         return
@@ -176,9 +181,19 @@ def _feed_of_torch(feed: Any, value: Any) -> bool:
         hidden = set(vars(torch.nn.Module())) - own | _OF_LAZY
         feed(getattr(type(value), "cls_to_become", None) or type(value))
         _feed_dict(feed, {k: v for k, v in vars(value).items() if k not in hidden})
+        for name in sorted(k for k in hidden if k.endswith("_hooks")):
+            hooks = vars(value).get(name) or {}
+            # what makes a lazy module ready is no part of what it answers
+            given = [h for h in hooks.values() if not _makes_ready(h)]
+            if given:
+                feed([name, given])
     else:
         return False
     return True
+
+
+def _makes_ready(hook: Any) -> bool:
+    return getattr(hook, "__name__", "") == "_infer_parameters"
 
 
 def _feed_object(feed: Any, value: Any) -> None:
@@ -191,6 +206,28 @@ def _feed_object(feed: Any, value: Any) -> None:
         _feed_dict(feed, {k: v for k, v in params.items() if k not in _NO_MATTER})
     elif type(value).__module__ != "builtins" and hasattr(value, "__dict__"):
         feed(type(value))
-        _feed_dict(feed, {k: v for k, v in vars(value).items() if k not in _NO_MATTER})
+        for part in _state(value):
+            if isinstance(part, dict):
+                part = {k: v for k, v in part.items() if k not in _NO_MATTER}
+            feed(part)
     else:
         feed(joblib.hash(value))
+
+
+def _state(value: Any) -> list[Any]:
+    """Return all that an object is made of again, what it holds outside Python too."""
+    try:
+        made = value.__reduce_ex__(4)
+    except Exception as error:
+        if any(cls.__module__ == "_ctypes" for cls in type(value).__mro__):
+            raise TypeError(
+                f"What {value!r} points to cannot be read, so that memory= could take "
+                "another for it. Use memory=None."
+            ) from error
+        return [vars(value)]  # such as what holds a lock
+    if isinstance(made, str):  # the name under which it stands in its module
+        return [made]
+    _, args, *state = made
+    return [
+        list(part) if isinstance(part, Iterator) else part for part in (args, *state)
+    ]

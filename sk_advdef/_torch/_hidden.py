@@ -31,7 +31,7 @@ def _first(output: Any) -> Any:
 
 
 def as_features(output: Any, n_rows: int, tap: Tap) -> torch.Tensor:
-    """Make a row a sample; maps of channels are averaged over their positions."""
+    """Make a row a sample; maps of images are averaged over their positions."""
     output = _first(output)
     if not torch.is_tensor(output) or output.ndim < 1 or len(output) != n_rows:
         raise ValueError(
@@ -40,7 +40,8 @@ def as_features(output: Any, n_rows: int, tap: Tap) -> torch.Tensor:
         )
     if output.ndim > 3:
         output = output.flatten(2).mean(dim=2)
-    return output.reshape(n_rows, -1).double()
+    # a copy: the layer behind may change its input in place
+    return output.reshape(n_rows, -1).to(torch.float64, copy=True)
 
 
 def last_hidden(view: Any, rows: torch.Tensor) -> Tap:

@@ -163,8 +163,8 @@ def net_scores(net: Any, X: np.ndarray, n_classes: int | None = None) -> np.ndar
     return np.concatenate(blocks)
 
 
-def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
-    """Refuse a net whose output does not fit its criterion or the classes."""
+def check_threshold(net: Any) -> None:
+    """Refuse a net that does not answer the more probable of two classes."""
     threshold = getattr(net, "threshold", 0.5)
     if threshold != 0.5:
         raise ValueError(
@@ -172,6 +172,11 @@ def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
             f"which answers the more probable class. Got {threshold!r}; put "
             "sklearn.model_selection.FixedThresholdClassifier around that one."
         )
+
+
+def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
+    """Refuse a net whose output does not fit its criterion or the classes."""
+    check_threshold(net)
     kind = output_kind(net)
     with torch.no_grad():
         device = next(net.module_.parameters(), torch.empty(0)).device

@@ -277,6 +277,14 @@ class CombinedDetector(Detector, _BaseComposition):
         super()._check_parameters()
         self._refuse_unnamed()
         self._validate_names([name for name, _ in self.detectors])
+        for name, detector in self.detectors:
+            if isinstance(detector, CombinedDetector):
+                # its final estimator would know the rows that this one is judged by
+                raise TypeError(
+                    f"The detector {name!r} of CombinedDetector is a CombinedDetector "
+                    "itself, and would learn from the same rows. Name its detectors "
+                    "here, or fit it on other rows and pass FrozenEstimator(it)."
+                )
         given = self.attack if isinstance(self.attack, (list, tuple)) else [self.attack]
         if self.attack is not None and not (
             given and all(isinstance(attack, Attack) for attack in given)

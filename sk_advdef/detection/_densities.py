@@ -85,7 +85,11 @@ def _by_class(
 
 def _left_out(near: Neighborhood, limit: int | None = None) -> Iterator[np.ndarray]:
     """Squared distances within each class of two rows or more, inf to itself."""
-    for start, stop in np.unique(near.bounds, axis=0):
+    spans = np.unique(near.bounds, axis=0)
+    of_some = spans[:, 1] - spans[:, 0] < len(near.rows)
+    if of_some.any():  # else there is one class
+        spans = spans[of_some]
+    for start, stop in spans:
         rows = near.rows[start:stop]
         if limit is not None and len(rows) > limit:
             rows = rows[np.linspace(0, len(rows) - 1, limit).astype(int)]

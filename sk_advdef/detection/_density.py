@@ -14,6 +14,7 @@ from sk_advdef._torch._models import (
     classes_of,
     is_net,
     predict,
+    rejection_of,
     torch_generators_kept,
     unfrozen,
 )
@@ -57,13 +58,13 @@ class DensityDetector(Detector):
         predicted class (cf. [4]_, which does not ask for the class).
     layers : str, list of str or None, default=None
         Modules of a net, as ``named_modules()`` names them, whose outputs are the
-        features; maps of channels are averaged over their positions. None is what the
+        features; maps of images are averaged over their positions. None is what the
         last layer with weights takes. Of several layers the mean score counts, each in
         units of its spread on genuine rows.
     bandwidth : float or "auto", default="auto"
         Standard deviation of the kernel, in (0, inf), in units of the features. "auto"
-        is half the median distance of a row to the nearest other one of its class.
-        Only for "kernel_density".
+        is half the median distance of a row to the nearest other one of its class,
+        among 1000 rows of a class at most, at even steps. Only for "kernel_density".
     n_neighbors : int, default=2
         Rank of the neighbor, at least 1. Only for "nearest_neighbors".
     shrinkage : float or "auto", default="auto"
@@ -229,7 +230,8 @@ class DensityDetector(Detector):
     # --- what the densities are fitted on
 
     def _fit_scores(self, X: Any, y: Any, seed: int) -> None:
-        self._taps = self._find_taps(X) if is_net(self.estimator_) else None
+        with torch_generators_kept():
+            self._taps = self._find_taps(X) if is_net(self.estimator_) else None
         self.layers_ = tuple(map(str, self._taps or ["last step"]))
         blocks = list(self._looked(X))
         predicted, *features = map(np.concatenate, zip(*blocks, strict=True))
@@ -307,7 +309,7 @@ class DensityDetector(Detector):
         for block in blocks_of(X):
             block = transformed(before, block)
             for rows in gen_batches(len(block), ROWS_AT_A_TIME):
-                with torch.inference_mode():
+                with torch.inference_mode(), torch_generators_kept():
                     scores, features = look(torch.tensor(block[rows]))
                 yield scores.argmax(dim=1).numpy(), *(f.numpy() for f in features)
 
@@ -315,6 +317,9 @@ class DensityDetector(Detector):
         before, last = _steps_of(self.estimator_)
         for step in before:
             X = step.transform(X)
+        rejects = rejection_of(last)
+        if rejects is not None:  # the class behind a rejection, as the view has it
+            last = rejects[0]
         with torch_generators_kept():
             answers = predict(last, X)
         values = X.toarray() if hasattr(X, "toarray") else X
@@ -327,9 +332,10 @@ class DensityDetector(Detector):
 
         from sk_advdef._torch._hidden import check_layers, last_hidden
         from sk_advdef._torch._net import locate_net, transformed
-        from sk_advdef._torch._net_view import view_of_net
+        from sk_advdef._torch._net_view import check_threshold, view_of_net
 
         before, net, n_classes = locate_net(self.estimator_)
+        check_threshold(net)
         view = view_of_net(net, n_classes)
         if self.layers is not None:
             return check_layers(view, self._layer_names())

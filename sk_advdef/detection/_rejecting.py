@@ -223,6 +223,8 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             answers = predict(self.estimator_, X)
         flagged = self.detector_.predict(X) == -1
         kind = np.result_type(answers, np.asarray([self.reject_label_]))
+        if kind.kind == "f" and answers.dtype.kind in "iu":
+            kind = np.dtype(np.int64)  # of uint64, which has no place for -1
         answers = answers.astype(kind)
         answers[flagged] = self.reject_label_
         return answers

@@ -49,7 +49,13 @@ def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]
     labels = column_or_1d(y)
     # text, bytes and tensors have a split of another kind
     if hasattr(cv, "split") and not (isinstance(cv, type) or hasattr(cv, "__len__")):
-        return next(iter(cv.split(X, labels)))
+        learned, held = next(iter(cv.split(X, labels)))
+        if np.intersect1d(learned, held).size:
+            raise ValueError(
+                f"cv={cv!r} of {type(owner).__name__} holds out rows that it also "
+                "fits on, and no threshold can be set by these."
+            )
+        return learned, held
     counts = np.unique(labels, return_counts=True)[1]
     n = len(labels)
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):

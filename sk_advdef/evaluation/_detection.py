@@ -80,7 +80,9 @@ class DetectionScorer:
         model = _watched(detector)
         attacked = remembered(
             self.memory,
-            lambda: fingerprint("attacked", model, as_attacks(self.attack), X, y),
+            lambda: fingerprint(
+                "attacked", unfrozen(model), as_attacks(self.attack), X, y
+            ),
             lambda: self._attacked(model, X, y),
         )
         count = sum(len(rows) for rows in attacked)

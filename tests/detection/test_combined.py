@@ -497,6 +497,7 @@ def test_searches_attack_once(tmp_path, monkeypatch):
         (make(PAIR + PAIR), ValueError, "not unique"),
         (make([("prior", DensityDetector())]), ValueError, "conflict with constr"),
         (make([("a__b", DensityDetector())]), ValueError, "must not contain __"),
+        (make([("x", make())]), TypeError, "would learn from the same rows"),
         (make(attack=[]), ValueError, "'attack' parameter of CombinedDetector"),
         (make(attack="pgd"), ValueError, "'attack' parameter"),
         (make(attack=[ATTACK, 3]), ValueError, "'attack' parameter"),

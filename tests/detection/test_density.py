@@ -15,6 +15,7 @@ from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import nn
 
 from sk_advdef import (
@@ -25,6 +26,7 @@ from sk_advdef import (
     RejectingClassifier,
     as_score_module,
 )
+from sk_advdef._torch._hidden import HiddenLayers, Tap
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._registry import has_view
 from sk_advdef.detection import _densities
@@ -450,6 +452,65 @@ def test_kinds_of_models():
 def test_errors(detector, error, message):
     with pytest.raises(error, match=message):
         detector.fit(X, y)
+
+
+def test_a_net_that_does_not_answer_the_more_probable_class():
+    binary = make_net(nn.Linear, NeuralNetBinaryClassifier, module__in_features=5)
+    binary.set_params(module__out_features=1, max_epochs=1).initialize()
+    binary.fit(X[:, :5].astype("float32"), (codes > 0).astype("float32"))
+    frozen = FrozenEstimator(binary.set_params(threshold=0.2))
+    with pytest.raises(ValueError, match="threshold of NeuralNetBinaryClassifier"):
+        make(frozen).fit(X[:, :5].astype("float32"))
+
+
+@pytest.mark.parametrize("labels", [y, codes])
+def test_a_model_that_rejects_is_looked_through(labels):
+    model = LogisticRegression(max_iter=1000).fit(X, labels)
+    rejecting = RejectingClassifier(FrozenEstimator(model), make(contamination=0.3))
+    rejecting.fit(X)
+    found = make(FrozenEstimator(rejecting)).fit(X, labels)
+    wanted = make(FrozenEstimator(model)).fit(X, labels)
+    np.testing.assert_array_equal(found.score_samples(X), wanted.score_samples(X))
+
+
+def test_nets_that_draw_leave_the_generator_alone():
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(X.shape[1], 5)
+
+        def forward(self, X):
+            return self.layer(nn.functional.dropout(X, 0.5, training=True))
+
+    net = make_net(Drawing, NeuralNetClassifier, max_epochs=1)
+    before = torch.get_rng_state()
+    detector = make(net).fit(X, y)
+    scores = detector.score_samples(X)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(detector.score_samples(X), scores)
+
+
+def test_a_layer_that_the_next_one_overwrites():
+    seen = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+        view = SimpleView(module.to(dtype))
+        look = HiddenLayers(view, [Tap("0")])
+        torch.manual_seed(1)
+        _, features = look(torch.randn(9, 4).to(dtype))
+        seen.append(features[0])
+    assert (seen[1] < 0).any()
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-6)
+
+
+class SimpleView(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
 
 
 def test_labels_that_the_model_does_not_know():

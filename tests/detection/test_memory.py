@@ -1,12 +1,15 @@
 """What detectors and their scorer remember, and what makes them forget."""
 
+import ctypes
 import pickle
+import random
 import tracemalloc
 import warnings
 
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -196,3 +199,47 @@ def test_bad_memory(owner):
             make_detection_scorer(ATTACK, memory=3)
         else:
             DropoutUncertaintyDetector(memory=3).fit(X, y)
+
+
+@pytest.mark.parametrize("frozen_first", [False, True])
+def test_what_is_frozen_is_not_taken_for_what_is_fitted(frozen_first, tmp_path):
+    model = LogisticRegression(max_iter=1000).fit(X[:80], y[:80])
+    rows, labels = X[80:], y[80:]
+    kinds = [model, FrozenEstimator(model)]
+    for estimator in kinds[::-1] if frozen_first else kinds:
+        plain = DensityDetector(estimator, random_state=0).fit(rows, labels)
+        kept = clone(plain).set_params(memory=str(tmp_path)).fit(rows, labels)
+        assert kept.offset_ == plain.offset_
+        np.testing.assert_array_equal(kept.predict(X), plain.predict(X))
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class BelowSlots(Slotted):
+    """Holds its state where ``vars`` does not look."""
+
+
+def test_fingerprints_see_what_vars_does_not_show():
+    for kind in (BelowSlots, random.Random, np.random.MT19937):
+        assert fingerprint(kind(1)) == fingerprint(kind(1))
+        assert fingerprint(kind(1)) != fingerprint(kind(2))
+    with pytest.raises(TypeError, match=r"cannot be read.*Use memory=None"):
+        fingerprint([ctypes.c_void_p(1)])
+
+
+def test_fingerprints_see_hooks():
+    def module():
+        torch.manual_seed(0)
+        return torch.nn.Linear(3, 2)
+
+    plain, hooked = module(), module()
+    assert fingerprint(plain) == fingerprint(hooked)
+    handle = hooked.register_forward_hook(lambda _, given, output: 2 * output)
+    assert fingerprint(plain) != fingerprint(hooked)
+    handle.remove()
+    assert fingerprint(plain) == fingerprint(hooked)

@@ -9,7 +9,12 @@ from sklearn.model_selection import ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_advdef import DropoutUncertaintyDetector, RejectingClassifier, as_module
+from sk_advdef import (
+    DensityDetector,
+    DropoutUncertaintyDetector,
+    RejectingClassifier,
+    as_module,
+)
 from sk_advdef._torch._models import genuine_classes_of
 from sk_advdef._torch._net import NetClassifier
 from tests._instances import make_rows, small_net
@@ -153,3 +158,13 @@ def test_the_view_is_that_of_the_model():
     model = RejectingClassifier(FrozenEstimator(net), FrozenEstimator(fitted)).fit(X)
     rows = torch.tensor(X[:5])
     assert torch.equal(as_module(model)(rows), as_module(net)(rows))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint32, np.uint64])
+def test_labels_that_are_never_negative(kind):
+    labels = codes.astype(kind)
+    detector = DensityDetector(contamination=0.2, random_state=0)
+    model = RejectingClassifier(LogisticRegression(max_iter=1000), detector)
+    answers = model.fit(X, labels).predict(X)
+    assert answers.dtype.kind == "i"
+    assert set(answers.tolist()) <= {-1, *labels.tolist()} and (answers == -1).any()

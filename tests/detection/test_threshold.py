@@ -87,6 +87,15 @@ def test_splitters():
         split(GroupKFold(3))
 
 
+def test_splitters_that_hold_out_what_they_fit_on():
+    class Same:
+        def split(self, X, y):
+            yield np.arange(len(X)), np.arange(5)
+
+    with pytest.raises(ValueError, match="holds out rows that it also fits on"):
+        split(Same())
+
+
 @pytest.mark.parametrize("cv", [0, 1, 1.0, -0.2, "auto", None, True])
 def test_bad_splits(cv):
     allowed = r"an int in \[2, inf\)"
