@@ -102,8 +102,8 @@ def _add_audit(commands: Any) -> None:
         "--bounds",
         default="0,1",
         metavar="LOW,HIGH",
-        help="box that rows stay in, or data for the range of each feature, or none "
-        "(default: %(default)s)",
+        help="box that rows stay in (--bounds=-1,1 where LOW is negative), or data for "
+        "the range of each feature, or none (default: %(default)s)",
     )
     add(
         "--image-shape",
@@ -142,28 +142,39 @@ def _add_audit(commands: Any) -> None:
 
 
 def _not_negative(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be in [0, inf), got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in [0, inf), got {text}")
     return value
 
 
+def _number(text: str) -> float:
+    """Read a number; NaN stands for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], got {text}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
     return value
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be H,W or H,W,C, got {text}")
+    return tuple(int(part) for part in parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

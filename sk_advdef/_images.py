@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sk_advdef._validation import check_number, invalid
+from sk_advdef._validation import check_number, invalid, name_of
 
 #: From this side on, rows whose width is a square are most likely images.
 SMALLEST_SUSPECT_SIDE = 8
@@ -107,7 +107,7 @@ def _shape_of_rows(owner: object, image_shape: Any, width: int) -> tuple[int, ..
         side = math.isqrt(width)
         if side >= SMALLEST_SUSPECT_SIDE and side * side == width:
             warnings.warn(
-                f"{type(owner).__name__} takes rows of {width} = {side} * {side} "
+                f"{name_of(owner)} takes rows of {width} = {side} * {side} "
                 "features as one-dimensional signals. If they are images, pass "
                 'image_shape="square" or a tuple such as '
                 f"image_shape=({side}, {side}); if they are signals, pass "
@@ -121,7 +121,7 @@ def _shape_of_rows(owner: object, image_shape: Any, width: int) -> tuple[int, ..
         side = math.isqrt(width)
         if side * side != width:
             raise ValueError(
-                f'image_shape="square" of {type(owner).__name__} needs a width that '
+                f'image_shape="square" of {name_of(owner)} needs a width that '
                 f"is a square number. X has {width} features; pass the shape as a "
                 "tuple (height, width) or (height, width, channels)."
             )
@@ -129,7 +129,7 @@ def _shape_of_rows(owner: object, image_shape: Any, width: int) -> tuple[int, ..
     shape = _as_shape(owner, image_shape)
     if math.prod(shape) != width:
         raise ValueError(
-            f"image_shape={image_shape!r} of {type(owner).__name__} has "
+            f"image_shape={image_shape!r} of {name_of(owner)} has "
             f"{math.prod(shape)} values, but X has {width} features a row."
         )
     return shape
@@ -161,7 +161,7 @@ def resolve_layout(
         shape = tuple(shape_of_X[1:])
         if len(shape) > 3:
             raise ValueError(
-                f"{type(owner).__name__} takes rows (n_samples, n_features) or stacked "
+                f"{name_of(owner)} takes rows (n_samples, n_features) or stacked "
                 "images (n_samples, height, width) with or without a channel axis. "
                 f"Got an array of shape {tuple(shape_of_X)}."
             )
@@ -174,7 +174,7 @@ def resolve_layout(
             fits = image_shape is None or _as_shape(owner, image_shape) == shape
         if not fits:
             raise ValueError(
-                f"image_shape={image_shape!r} of {type(owner).__name__} does not fit "
+                f"image_shape={image_shape!r} of {name_of(owner)} does not fit "
                 f"X, whose images have the shape {shape}."
             )
     return ImageLayout(shape, axis if len(shape) == 3 else None, stacked)

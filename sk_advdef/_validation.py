@@ -19,14 +19,15 @@ class InvalidParameterError(ValueError, TypeError):
     """A parameter is of the wrong type or outside its range."""
 
 
-def _owner_name(owner: object) -> str:
+def name_of(owner: object) -> str:
+    """Name whose parameters they are."""
     return owner if isinstance(owner, str) else type(owner).__name__
 
 
 def invalid(owner: object, name: str, allowed: str, got: object) -> Exception:
     """Word the error for a parameter, in the one form that all of ours have."""
     return InvalidParameterError(
-        f"The {name!r} parameter of {_owner_name(owner)} must be {allowed}. "
+        f"The {name!r} parameter of {name_of(owner)} must be {allowed}. "
         f"Got {got!r} instead."
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -91,23 +92,48 @@ def rejection_of(estimator: Any) -> tuple[Any, Any] | None:
         model = Pipeline([*estimator.steps[:-1], (name, rejects[0])])
         return model, Behind(estimator[:-1], rejects[1])
     if hasattr(estimator, "reject_label_"):
-        return estimator.estimator_, estimator.detector_
+        detector = unfrozen(estimator.detector_)
+        if isinstance(detector, Pipeline) and len(detector.steps) > 1:
+            detector = Behind(detector[:-1], detector.steps[-1][1])
+        elif isinstance(detector, Pipeline):
+            detector = unfrozen(detector.steps[0][1])
+        return estimator.estimator_, detector
     if hasattr(estimator, "_behind"):  # concealment is looked through
         return rejection_of(estimator._behind())
     return None
 
 
-def with_detector(estimator: Any, detector: Any) -> Any:
-    """Copy a fitted estimator that rejects, with another detector in it."""
-    model = copy.copy(unfrozen(estimator))
-    if isinstance(model, Pipeline):
+def with_offset(estimator: Any, offset: float) -> Any:
+    """Copy a fitted estimator that rejects, with another threshold."""
+
+    def moved(detector: Any) -> Any:
+        detector = copy.copy(detector)
+        detector.offset_ = offset
+        return detector
+
+    return _with_inner(estimator, moved)
+
+
+def with_detector(estimator: Any, other: Any) -> Any:
+    """Copy a fitted estimator that rejects, with another detector in its place."""
+    return _with_inner(estimator, lambda _: other)
+
+
+def _with_inner(estimator: Any, change: Callable[[Any], Any]) -> Any:
+    """Copy an estimator, with what detects inside it changed; concealment is left."""
+    estimator = unfrozen(estimator)
+    if hasattr(estimator, "_behind"):
+        return _with_inner(estimator._behind(), change)
+    if isinstance(estimator, Pipeline):
+        model = copy.copy(estimator)
         name, last = model.steps[-1]
-        model.steps = [*model.steps[:-1], (name, with_detector(last, detector))]
-    elif hasattr(model, "_behind"):
-        return with_detector(model._behind(), detector)
-    else:
-        model.detector_ = detector
-    return model
+        model.steps = [*model.steps[:-1], (name, _with_inner(last, change))]
+        return model
+    if hasattr(estimator, "detector_"):
+        model = copy.copy(estimator)
+        model.detector_ = _with_inner(model.detector_, change)
+        return model
+    return change(estimator)
 
 
 def sampling_detector(estimator: Any) -> Any:

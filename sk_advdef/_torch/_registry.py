@@ -21,6 +21,16 @@ class _Registered(NamedTuple):
 _registered: dict[type, _Registered] = {}
 
 
+def views_registered() -> dict[type, Any]:
+    """Return what users have registered, for another process."""
+    return dict(_registered)
+
+
+def register_views(views: dict[type, Any]) -> None:
+    """Take over what another process has registered."""
+    _registered.update(views)
+
+
 class NoViewError(TypeError):
     """An estimator has no differentiable view."""
 

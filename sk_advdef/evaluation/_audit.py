@@ -27,7 +27,7 @@ from sk_advdef.evaluation._audit_inputs import AuditError
 from sk_advdef.evaluation._diagnose import diagnose_defense
 from sk_advdef.evaluation._diagnosis import Diagnosis
 from sk_advdef.evaluation._html import visible
-from sk_advdef.evaluation._report import RobustnessReport, _plain, _without_nan
+from sk_advdef.evaluation._report import RobustnessReport, _without_nan, plain
 from sk_advdef.evaluation._robustness import evaluate_robustness
 from sk_advdef.evaluation._telling import TellingRow, telling_rows
 from sk_advdef.evaluation._trials import default_trials
@@ -69,8 +69,8 @@ class Audit:
         # a worst case of no rows is NaN, which is no pass
         if not worst >= self.fail_under:
             why.append(
-                f"accuracy under the strongest attack we ran is {worst:.1%}, below "
-                f"{self.fail_under:.1%}"
+                f"accuracy under the strongest attack we ran is {worst:.2%}, below "
+                f"{self.fail_under:.2%}"
             )
         return why + [f"severe: {finding.name}" for finding in self.diagnosis.severe]
 
@@ -109,8 +109,8 @@ class Audit:
             "versions": versions(),
             "notes": self.notes,
         }
-        plain: dict[str, Any] = _without_nan(_plain(found))
-        return plain
+        told: dict[str, Any] = _without_nan(plain(found))
+        return told
 
 
 def versions() -> dict[str, str]:
@@ -225,19 +225,42 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         traceback.print_exc()
         print("sk-advdef audit: no audit could be made.", file=sys.stderr)
         return NO_AUDIT
+    # first, since nobody may listen to what is said
+    failed = _write(args.out, targets)
     for note in found.notes:
-        print(visible(f"note: {note}"), file=sys.stderr)
-    # a terminal does what control characters tell it
+        _say(f"note: {note}", sys.stderr)
     said = "\n\n".join(map(str, (found.report, found.diagnosis, found.verdict)))
-    print(visible(said))
+    _say(said, sys.stdout)
+    if failed is not None:
+        why = f"the report could not be written to {args.out}: {failed}"
+        _say(f"sk-advdef audit: {why}", sys.stderr)
+        return NO_AUDIT
+    _say(f"\nWritten: {' '.join(map(str, targets))}", sys.stdout)
+    return FAILED if found.failures else PASSED
+
+
+def _write(out: Path, targets: dict[Path, str]) -> OSError | None:
+    """Write all files, or none and return why."""
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         with written_whole(*targets) as parts:
             for part, text in zip(parts, targets.values(), strict=True):
                 part.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        why = f"the report could not be written to {args.out}: {error}"
-        print(visible(f"sk-advdef audit: {why}"), file=sys.stderr)
-        return NO_AUDIT
-    print("\nWritten:", *(visible(str(target)) for target in targets))
-    return FAILED if found.failures else PASSED
+        return error
+    return None
+
+
+def _say(text: str, stream: Any) -> None:
+    """Print, whatever the stream takes; a crash would exit with the verdict's code."""
+    text = visible(text)  # a terminal does what control characters tell it
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:
+        plain = text.encode("ascii", "backslashreplace").decode("ascii")
+        print(plain, file=stream, flush=True)
+    except OSError:
+        # a pipe that is closed or a full disk; else Python would fail again at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

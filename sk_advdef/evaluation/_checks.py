@@ -165,7 +165,7 @@ def are_logits(probabilities: bool) -> Finding | None:
 
 def beats_constant(clean: float, largest: float) -> Finding | None:
     """Clean accuracy no better than one answer for all rows."""
-    if clean > largest:
+    if clean > largest or largest == 1:  # of one class nothing can be told
         return None
     return Finding(
         "useless_when_clean",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -21,11 +20,10 @@ from sk_advdef._torch._fingerprint import (
 )
 from sk_advdef._torch._models import (
     class_scores,
-    last_step,
     predict,
     rejection_of,
     unfrozen,
-    with_detector,
+    with_offset,
 )
 from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, check_option
@@ -279,12 +277,11 @@ def rejection_robust_error(
 def _error_at(
     estimator: Any, X: Any, y: Any, attacks: Sequence[Attack], level: float
 ) -> float:
-    detector = copy.copy(unfrozen(last_step(estimator).detector_))
     rejects = rejection_of(estimator)
     assert rejects is not None
     scores = np.sort(rejects[1].score_samples(X))
-    detector.offset_ = float(scores[math.floor(level * len(scores) * (1 + 1e-12))])
-    moved = with_detector(estimator, detector)
+    offset = float(scores[math.floor(level * len(scores) * (1 + 1e-12))])
+    moved = with_offset(estimator, offset)
     return 1 - float(held_rows(moved, X, y, attacks).mean())
 
 
@@ -298,7 +295,7 @@ def _watched(detector: Any) -> Any:
 
 
 def detection_figures(
-    estimator: Any, X: Any, y: np.ndarray, eps: Any, bounds: Any
+    estimator: Any, X: Any, y: np.ndarray, eps: Any, reach: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
     """Compare a detector with three baselines on the same attacked rows.
 
@@ -312,7 +309,7 @@ def detection_figures(
     right = np.flatnonzero(predict(model, X) == y)
     if len(right) < FEWEST_SUCCESSES:
         return {}
-    attack = PGD(eps, bounds=bounds, early_stop=False, random_state=0)
+    attack = PGD(eps, early_stop=False, random_state=0, **reach)
     result = attack.run(model, _safe_indexing(X, right), y[right])
     attacked = _safe_indexing(result.X_adv, np.flatnonzero(result.fooled))
     if len(attacked) < FEWEST_SUCCESSES:

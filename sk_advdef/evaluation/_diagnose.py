@@ -22,11 +22,12 @@ from sk_advdef.attacks._pgd import PGD, GradientAttack
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._table import as_rows
 from sk_advdef.attacks._transfer import Transfer
+from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation import _attack_checks as compare
 from sk_advdef.evaluation import _checks as checks
 from sk_advdef.evaluation import _measure as measure
 from sk_advdef.evaluation._diagnosis import SEVERITIES, Diagnosis, Finding
-from sk_advdef.evaluation._scores import RobustScorer, as_attacks
+from sk_advdef.evaluation._scores import RobustScorer, as_attacks, chosen
 
 #: Steps of the attack that shows whether 40 were enough.
 LONG = 200
@@ -136,7 +137,7 @@ def diagnose_defense(
     n_rows = check_number("diagnose_defense", "n_rows", n_rows, integer=True, low=1)
     if search is None and hasattr(estimator, "best_estimator_"):
         search = estimator
-    estimator = getattr(estimator, "best_estimator_", estimator)
+    estimator = chosen(estimator)
     if not hasattr(estimator, "predict") or (
         not hasattr(last_step(estimator), "classes_")
     ):
@@ -245,9 +246,7 @@ class _Work:
 
     def _view(self) -> list[Finding | None]:
         s = self.subject
-        last = last_step(s.estimator)
-        trees = hasattr(last, "tree_") or hasattr(last, "estimators_")
-        found = [checks.has_gradient(s.missing, trees=trees)]
+        found = [checks.has_gradient(s.missing, trees=is_trees(s.estimator))]
         if s.view is not None:
             seen = measure.measure_gradients(s)
             self.figures["saturated rows"] = seen.saturated
@@ -306,7 +305,15 @@ class _Work:
                 attack = FGSM(s.eps, loss=loss, bounds=s.bounds)
                 taken["single step"] |= self._run(attack, left)[0]
             taken["transfer"] = self._transferred(left)
-        few = left[~taken["queries"]][:LABEL_ROWS]
+        else:
+            self.not_checked.append("rows made on a copy (Transfer): there is no view.")
+        rest = left[~taken["queries"]]
+        few = rest[:LABEL_ROWS]
+        if len(rest) > len(few):
+            self.not_checked.append(
+                f"labels: HopSkipJump asked about {len(few)} of {len(rest)} rows that "
+                "held."
+            )
         labels = HopSkipJump(
             max_queries=LABEL_QUERIES, norm="linf", eps=s.eps, **settings
         )
@@ -341,8 +348,8 @@ class _Work:
     def _sizes(self) -> list[Finding | None]:
         s, n = self.subject, len(self.rows)
         low, high = measure.box_of(s.problem.X, s.bounds)
-        box = np.maximum(float(np.max(high - low)), s.problem.eps)
-        settings = self._settings()
+        box = np.maximum(high - low, s.problem.eps)
+        settings, fell = self._settings(), ~self.held
         if s.view is None:
             kinds: list[Any] = [RandomSearch(box, max_queries=QUERIES, **settings)]
             if not has_scores(s.problem.model):
@@ -353,7 +360,14 @@ class _Work:
                 attack = PGD(part * s.problem.eps, loss="margin", **settings)
                 fooled, _ = self._run(attack, self.rows)
                 self.by_size[part] = 1 - float(fooled.mean())
-        fell = np.any([self._run(attack, self.rows)[0] for attack in kinds], axis=0)
+                fell |= fooled
+        # within the box lie all balls in it, and where the gradient vanishes far from
+        # all rows only smaller ones show a way
+        if s.view is not None:
+            kinds += [PGD(p * box, loss="margin", **settings) for p in (0.3, 0.1)]
+        for attack in kinds:
+            left = np.flatnonzero(~fell)
+            fell[left] = self._run(attack, self.rows[left])[0]
         self.figures |= {
             f"held within {size:g} eps": held for size, held in self.by_size.items()
         }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sk_advdef.evaluation._html import escaped
+from sk_advdef.evaluation._report import plain
 
 SEVERITIES = ("severe", "warning", "note")
 
@@ -110,14 +111,11 @@ class Diagnosis:
         diagnosis : dict
             Ready for JSON.
         """
-        threat = {
-            k: np.asarray(v).tolist() if isinstance(v, (np.ndarray, tuple)) else v
-            for k, v in self.threat.items()
-        }
+        threat = {k: plain(v) for k, v in self.threat.items()}
         return {
             "ok": self.ok,
             "findings": [asdict(finding) for finding in self.findings],
-            "figures": dict(self.figures),
+            "figures": plain(self.figures),
             "threat": threat,
             "not_checked": list(self.not_checked),
         }

@@ -304,7 +304,8 @@ class PerturbationDisplay:
                 fontsize="x-small",
             )
         names = self.feature_names
-        place.set_yticks(at, [str(i) if names is None else str(names[i]) for i in top])
+        told = [str(i) if names is None else _untouched(names[i]) for i in top]
+        place.set_yticks(at, told)
         place.set_xlabel("mean absolute change")
         place.margins(x=0.22)
         place.legend(loc="lower right", fontsize="small")
@@ -321,7 +322,12 @@ def _show(ax: Any, image: np.ndarray, low: float, high: float, colors: Any) -> N
 
 
 def _titled(word: str, labels: Any, at: int) -> str:
-    return word if labels is None else f"{word}: {labels[at]}"
+    return word if labels is None else f"{word}: {_untouched(labels[at])}"
+
+
+def _untouched(name: Any) -> str:
+    """Return a name that matplotlib takes for no formula."""
+    return str(name).replace("$", r"\$")
 
 
 def _numbers(name: str, given: Any) -> np.ndarray:

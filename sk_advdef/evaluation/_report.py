@@ -119,14 +119,14 @@ class RobustnessReport:
         """
         low, high = self.worst_case_interval
         return {
-            "threat": {k: _plain(v) for k, v in self.threat.items()},
+            "threat": {k: plain(v) for k, v in self.threat.items()},
             "rows": len(self.held),
             "evaluated": int(self.evaluated.sum()),
             "clean_accuracy": self.clean_accuracy,
             "worst_case_accuracy": self.worst_case_accuracy,
             "worst_case_interval": [low, high],
             "attacks": [asdict(line) for line in self.attacks],
-            "rejection": {k: _plain(v) for k, v in self.rejection.items()},
+            "rejection": {k: plain(v) for k, v in self.rejection.items()},
             "detection": self.detection,
             "certified": self.certified,
             "not_tried": self.not_tried,
@@ -287,15 +287,18 @@ def shortened(text: str, length: int = 70) -> str:
     return text if len(text) <= length else f"{text[: length - 4]} ..."
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     known = value is None or isinstance(value, (bool, int, float, str))
     return value if known else repr(value)
 

@@ -21,6 +21,7 @@ from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._ddn import DDN
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._scaled import scaled
 from sk_advdef.attacks._table import as_rows
 from sk_advdef.evaluation import _trials
 from sk_advdef.evaluation._certified import certified_rows
@@ -31,7 +32,12 @@ from sk_advdef.evaluation._report import (
     RobustnessReport,
     shortened,
 )
-from sk_advdef.evaluation._scores import check_threat
+from sk_advdef.evaluation._scores import (
+    check_labels,
+    check_threat,
+    chosen,
+    with_int_seed,
+)
 from sk_advdef.evaluation._trials import Found, Trial
 
 
@@ -124,9 +130,10 @@ def evaluate_robustness(
     ['clean', 'noise', 'PGD (ce)']
     """
     check_model("evaluate_robustness", estimator)
+    estimator = chosen(estimator)
     X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
-    names = list(attacks) if isinstance(attacks, dict) else None
+    names = list(map(str, attacks)) if isinstance(attacks, dict) else None
     given = attacks if names is None else list(attacks.values())
     listed = check_threat(given, eps, space, name="attacks")
     if listed is not None and baseline is not None:
@@ -161,6 +168,7 @@ def evaluate_robustness(
         trials = _trials.default_trials(estimator, eps, common, baseline, not_tried)
         threat["random_state"] = random_state
     else:
+        listed = [with_int_seed(attack) for attack in listed]
         trials = [
             Trial(name, attack._knows, attack, estimator)
             for name, attack in zip(names or _trials.names(listed), listed, strict=True)
@@ -169,6 +177,7 @@ def evaluate_robustness(
         not_tried.append("anything but the attacks given.")
     with torch_generators_kept():
         answers = predict(estimator, X)
+    check_labels("evaluate_robustness", estimator, y)
     right = answers == y
     blocks = np.array_split(
         np.arange(len(y)), max(1, -(-len(y) // _trials.ROWS_AT_A_TIME))
@@ -202,11 +211,14 @@ def evaluate_robustness(
         rows = np.flatnonzero(evaluated)
         part = _safe_indexing(X, rows), y[rows]
         attacks_known = [t.attack for t in trials if t.model is estimator]
+        reach = {"bounds": bounds, "space": space}
+        if listed is not None:
+            reach = {name: getattr(listed[0], name, None) for name in reach}
         report.rejection.update(
-            _rejection(estimator, *part, answers[rows], eps, bounds, attacks_known)
+            _rejection(estimator, *part, answers[rows], eps, reach, attacks_known)
         )
         if listed is None:
-            report.detection.update(detection_figures(estimator, *part, eps, bounds))
+            report.detection.update(detection_figures(estimator, *part, eps, reach))
             if not report.detection:
                 not_tried.append(
                     "telling attacked rows from genuine ones: the model inside has no "
@@ -216,13 +228,12 @@ def evaluate_robustness(
 
 
 def _certified(found: dict[int, list[Found]]) -> float | None:
-    """Share of rows that an exact attack has certified; None where none was run."""
-    proved = [
-        result.certified
+    """Share of rows that all exact attacks have certified; None where none was run."""
+    by_block = [
+        [result.certified for result in results if result.certified is not None]
         for results in found.values()
-        for result in results
-        if result.certified is not None
     ]
+    proved = [np.all(of_attacks, axis=0) for of_attacks in by_block if of_attacks]
     return float(np.concatenate(proved).mean()) if proved else None
 
 
@@ -271,7 +282,7 @@ def _rejection(
     y: np.ndarray,
     answers: np.ndarray,
     eps: Any,
-    bounds: Any,
+    reach: dict[str, Any],
     attacks: list[Attack],
 ) -> dict[str, Any]:
     """Tell what rejection costs and what it is worth."""
@@ -283,20 +294,20 @@ def _rejection(
         ),
     }
     rows = np.flatnonzero(answers == y)
-    if eps is not None and len(rows):
+    if (eps is not None or reach["space"] is not None) and len(rows):
         kind = PGD if has_view(estimator) else RandomSearch
+        whole = kind(eps, goal="reject", random_state=0, **reach)
         pushed = {}
         left = rows
         for share in (0.25, 0.5, 1.0):
-            reach = np.asarray(eps) * share
-            attack = kind(reach, goal="reject", bounds=bounds, random_state=0)
+            attack = scaled(whole, share)
             if len(left):
                 result = attack.run(estimator, _safe_indexing(X, left), y[left])
                 left = left[~result.fooled]
             pushed[f"{share:g} eps"] = 1 - len(left) / len(rows)
         figures["right rows that can be pushed into rejection within"] = pushed
     if has_view(estimator) and len(rows):
-        attack = DDN(goal="reject", bounds=bounds)
+        attack = DDN(goal="reject", **reach)
         result = attack.run(estimator, _safe_indexing(X, rows), y[rows])
         smallest = np.where(result.fooled, result.distortion, np.inf)
         figures["smallest change (L2) that gets a right row rejected"] = {

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
-from sk_advdef._torch._models import predict, torch_generators_kept
+from sk_advdef._torch._models import (
+    classes_of,
+    last_step,
+    predict,
+    torch_generators_kept,
+)
 from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import check_model, seed_from
 from sk_advdef.attacks._base import Attack
@@ -53,9 +59,44 @@ def as_attacks(attack: Any, name: str = "attack") -> list[Attack]:
                 f"{name} must be an attack of this package, a list of them, or None. "
                 f"Got {one!r}."
             )
+        if getattr(one, "targeted", False) or getattr(one, "goal", None) == "reject":
+            raise ValueError(
+                f"{name}={one!r} does not aim at a wrong answer, so that its success "
+                "is no loss of accuracy. Pass one with targeted=False and "
+                'goal="misclassify".'
+            )
     if not attacks:
         raise ValueError(f"{name} is an empty list: pass at least one, or None.")
     return attacks
+
+
+def with_int_seed(attack: Attack) -> Attack:
+    """Draw a seed where there is a RandomState, which each process would advance."""
+    given = attack.get_params()
+    drawn = {
+        name: seed_from(value)
+        for name, value in given.items()
+        if isinstance(value, np.random.RandomState)
+    }
+    return clone(attack).set_params(**drawn) if drawn else attack
+
+
+def check_labels(owner: str, estimator: Any, y: np.ndarray) -> None:
+    """Refuse labels of which the estimator knows none."""
+    last = last_step(estimator)
+    if len(y) and hasattr(last, "classes_"):
+        known = np.asarray(classes_of(estimator))
+        if not np.isin(y.astype(object), known.astype(object)).any():
+            raise ValueError(
+                f"{owner} got labels y such as {y.tolist()[0]!r}, and the estimator "
+                f"answers with such as {known.tolist()[0]!r}: none of y is among its "
+                "classes."
+            )
+
+
+def chosen(estimator: Any) -> Any:
+    """Return what a search has chosen, anything else as it is."""
+    return getattr(estimator, "best_estimator_", estimator)
 
 
 def check_threat(
@@ -153,6 +194,7 @@ def robust_accuracy_score(
     True
     """
     check_model("robust_accuracy_score", estimator)
+    estimator = chosen(estimator)
     attacks = check_threat(attack, eps, space)
     if attacks is None:
         attacks = default_attacks(estimator, eps, bounds, random_state, space)

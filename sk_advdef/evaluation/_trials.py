@@ -19,13 +19,20 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
     unfrozen,
 )
-from sk_advdef._torch._registry import has_view, missing_view
+from sk_advdef._torch._registry import (
+    has_view,
+    missing_view,
+    register_views,
+    views_registered,
+)
 from sk_advdef.attacks._apgd import APGD
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._geometry import lengths
 from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._noise import Noise
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._table import Table
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 
@@ -114,10 +121,15 @@ def default_trials(
             Trial("RandomSearch", "scores", RandomSearch(eps, **common), estimator)
         )
     else:
+        not_tried.append("RandomSearch: the estimator gives no scores.")
+    exactly = is_trees(estimator)
+    if trials[-1].knows != "scores" or not (exactly or has_view(estimator)):
+        # also where there are scores: they may be flat
         asking = HopSkipJump(eps=eps, norm="linf", max_queries=1000, **common)
         trials.append(Trial("HopSkipJump", "labels", asking, estimator))
-        not_tried.append("RandomSearch: the estimator gives no scores.")
-    if is_trees(estimator):
+    if not (exactly or has_view(estimator)):
+        not_tried.append("rows made on a copy that learns its answers (Transfer).")
+    if exactly:
         exact = TreeExact(eps, bounds=common["bounds"], space=common["space"])
         trials.append(Trial("TreeExact", "all", exact, estimator))
     not_tried.append("other norms, larger budgets, and attacks yet to be found.")
@@ -158,6 +170,7 @@ def run_trials(
             y[rows],
             right[rows],
             deadline if number else np.inf,
+            views_registered(),
         )
         for number, rows in enumerate(blocks)
     )
@@ -184,10 +197,12 @@ def _attack_block(
     y: np.ndarray,
     right: np.ndarray,
     deadline: float,
+    views: dict[type, Any],
 ) -> list[Found] | None:
     """Run every trial on one block of rows; None if it came too late."""
     if time.time() > deadline:
         return None
+    register_views(views)  # which another process does not know
     return [_attack_rows(estimator, trial, X, y, right) for trial in trials]
 
 
@@ -199,16 +214,18 @@ def _attack_rows(
     held = right.copy()
     distortion, queries = np.full(len(y), np.nan), np.zeros(len(y), dtype=np.int64)
     if len(rows):
-        result = trial.attack.run(trial.model, _safe_indexing(X, rows), y[rows])
-        fooled = result.fooled
+        part = _safe_indexing(X, rows)
+        result = trial.attack.run(trial.model, part, y[rows])
+        fooled, lengths_of = result.fooled, result.distortion
         if trial.model is not estimator:
+            made, lengths_of = _carried_over(trial, part, y[rows], result)
             with torch_generators_kept():
-                answers = predict(estimator, result.X_adv)
+                answers = predict(estimator, made)
             fooled = (answers != y[rows]) & np.isin(
                 answers, genuine_classes_of(estimator)
             )
         held[rows] = ~fooled
-        distortion[rows[fooled]] = result.distortion[fooled]
+        distortion[rows[fooled]] = lengths_of[fooled]
         queries[rows] = result.n_queries
         certified = getattr(result, "certified", None)
     seconds = time.perf_counter() - start
@@ -217,3 +234,25 @@ def _attack_rows(
         proved[rows] = certified if len(rows) else False
         return Found(held, distortion, queries, seconds, proved)
     return Found(held, distortion, queries, seconds)
+
+
+def _carried_over(
+    trial: Trial, X: Any, y: np.ndarray, result: Any
+) -> tuple[Any, np.ndarray]:
+    """Return rows made on another model, and how far each was changed.
+
+    Those that the other model answers wrong are left as they are by ``run``.
+    """
+    with torch_generators_kept():
+        wrong = np.flatnonzero(predict(trial.model, X) != y)
+    if not len(wrong):
+        return result.X_adv, result.distortion
+    part = _safe_indexing(X, wrong)
+    table = Table(result.X_adv)
+    made = trial.attack.rows_to_train_on(trial.model, part, y[wrong])
+    values, moved = table.values.copy(), Table(made).values
+    values[wrong] = moved
+    changes = moved.astype(np.float64) - Table(part).values
+    distortion = result.distortion.copy()
+    distortion[wrong] = lengths(changes, trial.attack.norm)
+    return table.restore(values), distortion

@@ -24,9 +24,10 @@ from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._fgsm import FGSM
 from sk_advdef.attacks._gradient import class_goal
 from sk_advdef.attacks._pgd import LOSSES, PGD
+from sk_advdef.attacks._scaled import scaled
 from sk_advdef.training import _steps as steps
 from sk_advdef.training import _watch, _weights
-from sk_advdef.training._reach import Reach, Room, scaled
+from sk_advdef.training._reach import Reach, Room
 
 #: Length of the one step of a method, in radii, unless another is asked for.
 ALPHAS = {"fast": 1.0, "fgsm-rs": 1.25, "free": 1.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from sk_advdef.attacks._base import Attack, Problem, space_of
 from sk_advdef.attacks._geometry import NORMS, check_bounds, check_eps
 from sk_advdef.attacks._gradient import Snap, l2_length
 from sk_advdef.attacks._pgd import PGD
+from sk_advdef.attacks._scaled import scaled
 
 
 def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -168,27 +168,6 @@ def _as_operands(low: np.ndarray, high: np.ndarray) -> tuple[Any, Any]:
     low, high = np.broadcast_arrays(low, high)
     ends = (torch.tensor(end, dtype=torch.float32) for end in (low, high))
     return tuple(ends)  # type: ignore[return-value]
-
-
-def scaled(attack: Attack, part: float) -> Attack:
-    """Return an attack with ``part`` of its reach."""
-    if part == 1:
-        return attack
-    attack = clone(attack)
-    params = attack.get_params(deep=False)
-    for name in ("eps", "step_size"):
-        if params.get(name) is not None:
-            attack.set_params(**{name: np.multiply(params[name], part)[()]})
-    space = params.get("space")
-    if space is not None and space.eps is not None:
-        attack.set_params(space=replace(space, eps=_times(space.eps, part)))
-    return attack
-
-
-def _times(eps: Any, part: float) -> Any:
-    if isinstance(eps, Mapping):
-        return {name: value * part for name, value in eps.items()}
-    return np.multiply(eps, part).tolist()
 
 
 def with_names(attack: Attack, names: Any) -> Attack:

@@ -1,5 +1,6 @@
 """The audit as who asks for it meets it: files in, verdict, files and exit code out."""
 
+import io
 import json
 import pickle
 import re
@@ -356,6 +357,64 @@ def test_a_crash_is_no_verdict(files, capsys, monkeypatch):
     words = ["--trust", "--eps", "1", "--target", "class"]
     assert audit(files, *words) == _audit.NO_AUDIT
     assert "out of luck" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--eps abc", "argument --eps: must be a number in [0, inf), got abc"),
+        ("--eps 1 --fail-under x", "must be a number in [0, 1], got x"),
+        ("--eps 1 --rows 2.5", "must be a whole number from 1, got 2.5"),
+        ("--eps 1 --image-shape 3,x", "must be H,W or H,W,C, got 3,x"),
+    ],
+)
+def test_arguments_are_named(files, words, said, capsys):
+    with pytest.raises(SystemExit):
+        audit(files, *words.split())
+    assert said in capsys.readouterr().err
+
+
+class Closed(io.TextIOWrapper):
+    """Where nobody reads any more."""
+
+    def __init__(self, error, folder):
+        super().__init__((folder / "nowhere").open("wb"), encoding="ascii")
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left")])
+def test_the_report_is_written_though_nobody_listens(
+    error, files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_audit, "diagnose_defense", lambda *args, **kw: Diagnosis([]))
+    monkeypatch.setattr(sys, "stdout", Closed(error, tmp_path))
+    out = tmp_path / "grö\u00dfe"
+    words = "--trust --target class --eps 1 --bounds data --rows 5 --fail-under 0"
+    given = [files / "tree.pkl", files / "rows.csv", "--out", out]
+    code = main(["audit", *map(str, given), *words.split()])
+    assert code == _audit.PASSED
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_terminal_that_knows_few_letters(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(_audit, "diagnose_defense", lambda *args, **kw: Diagnosis([]))
+    kept = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii"))
+    words = "--trust --target class --eps 1 --bounds data --rows 5"
+    given = [files / "tree.pkl", files / "rows.csv", "--out", tmp_path / "größe"]
+    assert main(["audit", *map(str, given), *words.split()]) == _audit.PASSED
+    assert b"gr\\xf6\\xdfe" in kept.getvalue()
+
+
+def test_a_hair_below_the_limit_reads_below(made_by_hand):
+    found = made_by_hand(0.5, Diagnosis([]), 0.5001)
+    assert "50.00%, below 50.01%" in found.failures[0]
 
 
 @pytest.mark.parametrize(

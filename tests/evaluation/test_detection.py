@@ -14,11 +14,15 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_advdef import (
     PGD,
+    ConcealedClassifier,
+    DensityDetector,
     DropoutUncertaintyDetector,
+    RejectingClassifier,
     make_detection_scorer,
     rejection_robust_error,
 )
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._noise import Noise
 from tests._instances import make_rows, small_net
 
 
@@ -234,3 +238,35 @@ def test_errors_of_the_robust_error():
         rejection_robust_error(model, X, y, eps=0.1, clean_rejection=[1.0])
     with pytest.raises(ValueError, match="eps=None says nothing"):
         rejection_robust_error(model, X, y)
+
+
+@pytest.mark.parametrize("concealed", [False, True])
+def test_the_threshold_moves_behind_other_steps(concealed):
+    """A detector in a Pipeline of its own is set to each level of clean rejection."""
+    X, y = make_rows(n_samples=240)
+    model = LogisticRegression(max_iter=1000).fit(X[:100], y[:100])
+    steps = StandardScaler().fit(X[:100])
+    inner = DensityDetector(
+        FrozenEstimator(LogisticRegression().fit(steps.transform(X[:100]), y[:100])),
+        random_state=0,
+    )
+    detector = make_pipeline(steps, inner.fit(steps.transform(X[100:]), y[100:]))
+    defended = RejectingClassifier(
+        FrozenEstimator(model), FrozenEstimator(detector)
+    ).fit(X[100:])
+    if concealed:
+        defended = ConcealedClassifier(FrozenEstimator(defended))
+    errors = rejection_robust_error(
+        defended, X, y, attack=Noise(0.0, bounds=None), clean_rejection=[0, 0.3, 0.9]
+    )
+    scores = detector.score_samples(X)
+    for level, error in errors.items():
+        accepted = scores >= np.sort(scores)[int(level * len(scores) * (1 + 1e-12))]
+        held = accepted & (model.predict(X) == y)
+        assert error == pytest.approx(1 - held.mean())
+    assert detector.named_steps["densitydetector"].offset_ == inner.offset_
+    with pytest.warns(UserWarning, match="RandomSearch, which only asks"):
+        errors = rejection_robust_error(
+            defended, X[:20], y[:20], eps=0.1, bounds=None, random_state=0
+        )
+    assert all(0 <= error <= 1 for error in errors.values())

@@ -5,15 +5,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.datasets import load_breast_cancer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from sk_advdef import (
     PGD,
+    Diagnosis,
     DropoutUncertaintyDetector,
     RandomSearch,
     RejectingClassifier,
@@ -277,3 +283,42 @@ def test_refuses_what_is_no_classifier():
         diagnosed(IsolationForest().fit(X))
     with pytest.raises(ValueError, match="n_rows"):
         diagnosed(model("logistic"), rows=0)
+
+
+def test_features_of_many_units_do_not_cry_wolf():
+    """The whole box is each feature's own range, not that of the widest."""
+    X, y = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(X))
+    X, y = X[order], y[order]
+    honest = make_pipeline(StandardScaler(), SVC()).fit(X[:400], y[:400])
+    box = X.min(axis=0), X.max(axis=0)
+    found = diagnose_defense(
+        honest, X[400:], y[400:], eps=0.1 * X.std(axis=0), bounds=box, random_state=0
+    )
+    assert not found.severe, found
+
+
+def test_ensembles_that_are_no_trees():
+    model = OneVsRestClassifier(KNeighborsClassifier()).fit(*zoo.rows()[0])
+    found = diagnosed(model, rows=30)
+    finding = next(f for f in found.findings if f.name == "no_gradient")
+    assert finding.severity == "warning" and "TreeExact" not in finding.what_to_do
+    assert any("Transfer" in words for words in found.not_checked)
+
+
+def test_rows_of_one_class_tell_nothing_of_use():
+    fitted = model("logistic")
+    of_one = np.flatnonzero((Y[0] == Y) & (fitted.predict(X) == Y))[:30]
+    found = diagnose_defense(fitted, X[of_one], Y[of_one], eps=0.05, random_state=0)
+    assert "useless_when_clean" not in names(found)
+
+
+@pytest.mark.parametrize(
+    "eps", [np.float32(0.1), np.full(64, 0.1), pd.Series([0.1] * 64)]
+)
+def test_any_threat_is_json(eps):
+    box = [np.zeros(64), np.ones(64)]
+    state = np.random.RandomState(0)
+    found = diagnosed(model("logistic"), rows=20, eps=eps, bounds=box)
+    told = Diagnosis([], {}, found.threat | {"random_state": state}).to_dict()
+    assert json.loads(json.dumps(told))["threat"]["bounds"][0] == [0.0] * 64

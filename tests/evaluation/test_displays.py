@@ -294,3 +294,14 @@ def test_without_matplotlib(display, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"sk_advdef\[plot\]"):
         display.plot()
+
+
+def test_names_that_would_be_formulas():
+    """A dollar in a name of a column or a label is no mathematics."""
+    delta = np.eye(3)
+    shown = PerturbationDisplay(
+        X=np.zeros((3, 3)), X_adv=delta, feature_names=["a$\\foo$", "$", "b"]
+    ).plot()
+    shown.figure_.canvas.draw()
+    told = {label.get_text() for label in shown.ax_.get_yticklabels()}
+    assert told == {r"a\$\foo\$", r"\$", "b"}

@@ -1,6 +1,7 @@
 """Everything at once: which attacks are run, on which rows, and what is made of it."""
 
 import json
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -28,9 +30,13 @@ from sk_advdef import (
     HopSkipJump,
     RandomSearch,
     RejectingClassifier,
+    TreeExact,
+    as_module,
     evaluate_robustness,
     rejection_robust_error,
+    robust_accuracy_score,
 )
+from sk_advdef._torch import _registry
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
 from sk_advdef.attacks._noise import Noise
@@ -39,6 +45,7 @@ from sk_advdef.evaluation._detection import detection_figures, tpr_at_fpr
 from tests._instances import make_rows, small_net
 
 SEED = seed_from(0)
+BOX = {"bounds": (0, 1), "space": None}
 SEARCH = partial(RandomSearch, max_queries=60)
 CLIMB = partial(PGD, steps=10)
 ADAPT = partial(APGD, steps=10)
@@ -233,6 +240,97 @@ def test_no_scores(flowers, linear):
     assert report.worst_case_accuracy < report.clean_accuracy
 
 
+def test_scores_without_a_view_may_be_flat(flowers):
+    """Who asks for labels alone takes what flat scores hide."""
+    one = KNeighborsClassifier(1).fit(*flowers)
+    report = evaluate_robustness(one, *flowers, eps=0.5, bounds=(0, 10))
+    assert names_of(report) == ["clean", "noise", "RandomSearch", "HopSkipJump"]
+    by_scores, by_labels = report.attacks[2:]
+    assert by_labels.share < by_scores.share
+    assert any("Transfer" in words for words in report.not_tried)
+
+
+def test_transfer_from_a_model_that_is_wrong(flowers, linear):
+    """Rows that the baseline answers wrong are attacked all the same."""
+    X, y = flowers
+    other = np.roll(linear.classes_, 1)[np.searchsorted(linear.classes_, y)]
+    baseline = LogisticRegression(max_iter=1000).fit(X, other)
+    report = evaluate_robustness(
+        linear, X, y, eps=1.0, bounds=(0, 10), baseline=baseline, random_state=0
+    )
+    line = next(a for a in report.attacks if a.attack == "transfer (ce)")
+    attack = CLIMB(1.0, loss="ce", early_stop=False, bounds=(0, 10), random_state=SEED)
+    right = np.flatnonzero(linear.predict(X) == y)
+    made = attack.rows_to_train_on(baseline, X.iloc[right], y.iloc[right])
+    left = (linear.predict(made) == y.iloc[right]).sum() / len(y)
+    assert line.share == pytest.approx(left)
+    assert 0 < line.distortion <= 1.0 + 1e-9
+
+
+def test_two_certificates_are_worth_the_weaker(flowers, forest):
+    both = evaluate_robustness(
+        forest, *flowers, attacks=[TreeExact(e, bounds=None) for e in (0.01, 1.0)]
+    )
+    alone = evaluate_robustness(forest, *flowers, attacks=TreeExact(1.0, bounds=None))
+    assert both.certified == alone.certified <= both.worst_case_accuracy
+
+
+def test_what_a_search_has_chosen_is_attacked(flowers, linear):
+    X, y = flowers
+    search = GridSearchCV(linear, {"C": [1.0]}, cv=2).fit(X, y)
+    given = {"eps": 0.3, "bounds": (0, 10), "random_state": 0}
+    found, wanted = (
+        evaluate_robustness(model, X, y, **given)
+        for model in (search, search.best_estimator_)
+    )
+    assert names_of(found) == names_of(wanted)
+    np.testing.assert_array_equal(found.held, wanted.held)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert robust_accuracy_score(search, X, y, eps=0.3, bounds=None) < 1
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(0.3, targeted=True, bounds=None), PGD(0.3, goal="reject")]
+)
+def test_attacks_with_another_aim_are_refused(attack, flowers, linear):
+    with pytest.raises(ValueError, match="does not aim at a wrong answer"):
+        evaluate_robustness(linear, *flowers, attacks=attack)
+
+
+def test_labels_of_another_kind(linear, flowers):
+    X, y = flowers
+    with pytest.raises(ValueError, match="none of y is among its classes"):
+        evaluate_robustness(linear, X, np.arange(len(y)), eps=0.1, bounds=None)
+
+
+def test_names_of_attacks_may_be_anything(linear, flowers):
+    report = evaluate_robustness(
+        linear, *flowers, attacks={1: SEARCH(0.1, bounds=None, random_state=0)}
+    )
+    assert names_of(report) == ["clean", "1"] and "1 " in str(report)
+
+
+def test_rejection_within_a_space(reader):
+    """What may not change is not pushed into rejection."""
+    X, y = reader.X[:60], reader.y[:60]
+    space = FeatureSpace(immutable=list(range(X.shape[1])), eps=0.5)
+    report = evaluate_robustness(
+        reader.model, X, y, space=space, bounds=None, random_state=0
+    )
+    pushed = report.rejection["right rows that can be pushed into rejection within"]
+    assert set(pushed.values()) == {0.0}
+    smallest = report.rejection["smallest change (L2) that gets a right row rejected"]
+    assert set(smallest.values()) == {np.inf}
+
+
+def test_rejection_by_attacks_with_bounds_of_their_own(reader):
+    X, y = 3 * reader.X[:60], reader.y[:60]
+    attack = PGD(0.1, steps=3, bounds=None, random_state=0)
+    report = evaluate_robustness(reader.model, X, y, attacks=attack)
+    assert "smallest change (L2) that gets a right row rejected" in report.rejection
+
+
 def test_trees_and_spaces(flowers, forest):
     X, y = flowers
     space = FeatureSpace.from_data(X, eps=0.3, scale="std", max_changed=2)
@@ -346,12 +444,16 @@ def small_blocks(monkeypatch):
 
 
 def test_processes_do_not_matter(flowers, linear, small_blocks):
-    attacks = [
-        PGD(0.3, steps=5, bounds=None, random_state=0),
-        SEARCH(0.3, bounds=None, random_state=0),
-    ]
+    def attacks():
+        return [
+            PGD(0.3, steps=5, bounds=None, random_state=0),
+            SEARCH(0.3, bounds=None, random_state=0),
+            Noise(0.3, bounds=None, random_state=np.random.RandomState(3)),
+        ]
+
     one, two = (
-        evaluate_robustness(linear, *flowers, attacks=attacks, n_jobs=n) for n in (1, 2)
+        evaluate_robustness(linear, *flowers, attacks=attacks(), n_jobs=n)
+        for n in (1, 2)
     )
     check(one, 150)
     np.testing.assert_array_equal(one.held, two.held)
@@ -363,6 +465,23 @@ def test_processes_do_not_matter(flowers, linear, small_blocks):
         for s in (0, 0, state)
     ]
     assert len({str(without_time(report)) for report in seeded}) == 1
+
+
+def test_views_of_ones_own_go_to_other_processes(flowers, linear, small_blocks):
+    class Own(LogisticRegression):
+        def decision_function(self, X):
+            return super().decision_function(X)
+
+    as_module.register(Own, lambda model: as_module(linear))
+    try:
+        own = Own(max_iter=1000).fit(*flowers)
+        attack = PGD(0.3, steps=5, bounds=None, random_state=0)
+        one, two = (
+            evaluate_robustness(own, *flowers, attacks=attack, n_jobs=n) for n in (1, 2)
+        )
+    finally:
+        del _registry._registered[Own]
+    np.testing.assert_array_equal(one.held, two.held)
 
 
 def test_rows_cut_off_count_neither_way(flowers, linear, small_blocks, monkeypatch):
@@ -570,7 +689,7 @@ def test_rejection_by_hand(behind):
 
 def test_detection_figures(reader):
     X, y, model = reader.X, reader.y, reader.model
-    figures = detection_figures(model, X, y, 0.1, (0, 1))
+    figures = detection_figures(model, X, y, 0.1, BOX)
     assert list(figures) == [
         "the detector",
         "the largest probability",
@@ -618,10 +737,10 @@ def test_tpr_at_fpr(n, rate):
 
 
 def test_no_detection_figures(reader, linear, flowers):
-    few = detection_figures(reader.model, reader.X[:40], reader.y[:40], 1e-3, (0, 1))
+    few = detection_figures(reader.model, reader.X[:40], reader.y[:40], 1e-3, BOX)
     assert few == {}
-    assert detection_figures(linear, *flowers, 0.1, None) == {}
+    assert detection_figures(linear, *flowers, 0.1, BOX) == {}
     steps = make_pipeline(MinMaxScaler().fit(reader.X * [16]), reader.model)
     X = reader.X.astype(np.float64) * 16
-    figures = detection_figures(steps, X, reader.y, 1.6, (0, 16))
+    figures = detection_figures(steps, X, reader.y, 1.6, BOX | {"bounds": (0, 16)})
     assert set(figures) > {"the detector"}
