@@ -60,10 +60,11 @@ def evaluate_robustness(
 
     By default: noise of the same size; rows made on an undefended baseline; PGD and
     APGD through the whole estimator where it has a differentiable view, and where it
-    rejects by dropout, PGD through fresh masks too; RandomSearch, or HopSkipJump where
-    there are labels only; and TreeExact for trees. Every attack is run on every row
-    that is right, and the worst case is taken row by row. What a CertifiedClassifier
-    can prove of the rows is reported beside it.
+    rejects by dropout, PGD through fresh masks too; RandomSearch where there are
+    scores, and HopSkipJump where there are none, or no view; and TreeExact for trees.
+    Every attack is run on every row that is right, and the worst case is taken row by
+    row. What a CertifiedClassifier can prove of the rows is reported beside it. Of a
+    fitted search the estimator that it has chosen is attacked.
 
     Parameters
     ----------
@@ -105,7 +106,8 @@ def evaluate_robustness(
     ------
     ValueError
         If neither or both of ``attacks`` and ``eps`` are given, or ``attacks`` and
-        ``baseline``.
+        ``baseline``, if an attack does not aim at wrong answers, or if the estimator
+        knows none of the labels ``y``.
 
     See Also
     --------
