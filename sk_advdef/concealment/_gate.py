@@ -131,7 +131,7 @@ class Gate:
         asked = max(rows_of(accounts).values())
         if asked > most:
             raise ValueError(
-                f"An account may ask {most} rows at once, and never more. Got "
+                f"An account may ask {most} rows at once (burst), and never more. Got "
                 f"{asked} rows: divide them over calls."
             )
 
