@@ -29,7 +29,7 @@ class JSMA(MinimalAttack):
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box that results stay in: two numbers, or arrays with a value a feature; None
         for no box. A feature is moved until it is at the end of the box, one without
-        an end once.
+        an end, or with one more than 10,000 steps away, once.
     targeted : bool, default=False
         Whether ``y`` names the classes to reach instead of those to leave.
     goal : {"fool", "reject"}, default="fool"

@@ -11,6 +11,9 @@ from sk_advdef.attacks._ahead import clip, log_odds, margin, rows_like
 from sk_advdef.attacks._minimal import Batch
 from sk_advdef.attacks._minimal_l2 import Found, adam
 
+#: Steps of theta to the end of a feature, beyond which it counts as without one.
+MOST_STEPS = 10_000
+
 
 def jsma(
     view: Any, batch: Batch, lead: float, *, theta: float, n_changes: int
@@ -25,6 +28,8 @@ def jsma(
     start, wanted = batch.x.flatten(1), batch.wanted
     limit = (batch.upper if theta > 0 else batch.lower).flatten(1)
     x, usable = start.clone(), start != limit
+    # such as the range of the integers, which nothing would ever reach
+    has_end = (limit - start).abs() <= MOST_STEPS * abs(theta)
     hit = torch.zeros(len(x), dtype=torch.bool)
     passes = torch.zeros(len(x), dtype=torch.int64)
     rows = torch.arange(len(x))
@@ -52,7 +57,8 @@ def jsma(
         x[at] = new[exists]
         # without an end, or where theta is less than rounding, a feature would be moved
         # for ever: there, once
-        usable[at] = ((new != end) & (new != old) & torch.isfinite(end))[exists]
+        ends = has_end[rows].gather(1, pair)
+        usable[at] = ((new != end) & (new != old) & ends)[exists]
     return x.reshape(shape), hit, passes
 
 

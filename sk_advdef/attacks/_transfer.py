@@ -150,7 +150,10 @@ class Transfer(Attack):
         """
         if not isinstance(self.attack, Attack):
             raise invalid(self, "attack", "an attack of this package", self.attack)
-        if self.surrogate is not None and not hasattr(self.surrogate, "predict"):
+        a_class = isinstance(self.surrogate, type)
+        if self.surrogate is not None and (
+            a_class or not hasattr(self.surrogate, "predict")
+        ):
             raise invalid(self, "surrogate", "a classifier or None", self.surrogate)
         return super().run(estimator, X, y)
 

@@ -95,7 +95,9 @@ class Room:
         if torch.is_tensor(size):
             size = _each(size, x)
         if isinstance(size, float) and isinstance(self.eps, float):
-            return torch.add(x, way, alpha=size * self.eps)
+            # a step beyond all numbers of float32 goes to the end of the room
+            longest = torch.finfo(x.dtype).max
+            return torch.add(x, way, alpha=min(size * self.eps, longest))
         return x + size * self.eps * way
 
     def point(self, x: torch.Tensor) -> torch.Tensor:

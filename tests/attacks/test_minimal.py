@@ -405,6 +405,16 @@ def test_jsma_keeps_to_theta_and_gamma(theta, gamma, linear, digits):
     np.testing.assert_allclose(delta[delta != 0], theta)  # once where nothing ends it
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_jsma_goes_no_way_without_end(dtype):
+    """The range of integers is no box whose end a feature is moved to."""
+    X = np.zeros((4, 3), dtype=dtype)
+    model = LogisticRegression().fit(np.eye(3), [0, 1, 1])
+    X[:, 0] = np.iinfo(dtype).max // 2
+    result = JSMA(gamma=1.0, bounds=None).run(model, X, model.predict(X))
+    assert (result.X_adv - X <= 1).all()
+
+
 def test_jsma_on_one_feature():
     X = np.linspace(0, 1, 20)[:, None]
     model = LogisticRegression(C=100).fit(X, X[:, 0] > 0.5)

@@ -198,7 +198,9 @@ def test_labels_that_the_surrogate_does_not_know(forest, digits):
     np.testing.assert_array_equal(result.X_adv[unknown], digits.X[unknown])
 
 
-@pytest.mark.parametrize("params", [{"attack": "pgd"}, {"queries": 0}])
+@pytest.mark.parametrize(
+    "params", [{"attack": "pgd"}, {"queries": 0}, {"surrogate": LogisticRegression}]
+)
 def test_bad_parameter(params, forest, digits):
     attack = Transfer(PGD(0.1)).set_params(**params)
     with pytest.raises(ValueError, match=next(iter(params))):

@@ -459,6 +459,21 @@ def test_what_may_not_move_is_put_back(eps):
     assert ((moved != center).float() == kept).all()
 
 
+@pytest.mark.parametrize("eps", [0.1, np.array([0.1] * WIDTH)])
+def test_steps_beyond_all_numbers_go_to_the_end_of_the_room(eps):
+    seen = []
+
+    class Spy(Small):
+        def forward(self, X):
+            seen.append(X.detach().clone())
+            return super().forward(X)
+
+    params = {"attack": PGD(eps, steps=2, bounds=None), "relative_step_size": 1e300}
+    make(net_of(Spy), method="trades", **params).fit(X, codes)
+    low, high = X.min() - 0.1, X.max() + 0.1
+    assert all(low - 1e-5 <= x.min() and x.max() <= high + 1e-5 for x in seen[3:])
+
+
 def test_weights_that_take_no_part_are_not_perturbed():
     class Spare(Small):
         def __init__(self):
