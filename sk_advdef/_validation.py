@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,9 @@ def seconds(owner: object, clock: Callable[[], Any]) -> float:
 def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     """Return ``value`` as a pair of finite floats in rising order."""
     try:
-        low, high = value
+        low, high = (None, None) if isinstance(value, Iterator) else value
     except (TypeError, ValueError):
-        low = high = None
+        low = high = None  # an iterator would be used up by this look at it
     ok = all(
         isinstance(v, numbers.Real) and not isinstance(v, bool) for v in (low, high)
     )

@@ -116,7 +116,7 @@ def test_check_range(value):
 
 BAD_RANGES = [(1, 0), (0, 0), (0, np.nan), (-np.inf, 0), (0,), (0, 1, 2), 1, None]
 BAD_RANGES += ["01", ("0", "1"), (None, 1), (False, True), (0, 1j)]
-BAD_RANGES += [(np.zeros(1), np.ones(1))]
+BAD_RANGES += [(np.zeros(1), np.ones(1)), iter([0, 1])]
 
 
 @pytest.mark.parametrize("value", BAD_RANGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def check_bounds(
         "low <= high"
     )
     try:
-        low, high = map(as_floats, bounds)
+        low, high = map(as_floats, () if isinstance(bounds, Iterator) else bounds)
         shape = np.broadcast_shapes(low.shape, high.shape, X.shape[1:])
         fits = shape == X.shape[1:] and bool((low <= high).all())
     except (TypeError, ValueError):
