@@ -107,10 +107,12 @@ def seconds(owner: object, clock: Callable[[], Any]) -> float:
 
 def check_range(owner: object, name: str, value: Any) -> tuple[float, float]:
     """Return ``value`` as a pair of finite floats in rising order."""
+    # an iterator would be used up by this look at it
+    pair: Any = (None, None) if isinstance(value, Iterator) else value
     try:
-        low, high = (None, None) if isinstance(value, Iterator) else value
+        low, high = pair
     except (TypeError, ValueError):
-        low = high = None  # an iterator would be used up by this look at it
+        low = high = None
     ok = all(
         isinstance(v, numbers.Real) and not isinstance(v, bool) for v in (low, high)
     )
