@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
@@ -117,6 +118,12 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         if missing is not None:
             return missing
         # attacks along the gradient have to pass the detector too
+        if isinstance(detector, Pipeline):
+            for _, step in detector.steps[:-1]:
+                missing = missing_view(step, "transform")
+                if step not in (None, "passthrough") and missing is not None:
+                    return missing
+            detector = unfrozen(detector.steps[-1][1])
         if not hasattr(detector, "_as_score_module"):
             return detector
         own = getattr(detector, "_missing_suspicion", None)

@@ -265,8 +265,8 @@ def test_the_threshold_moves_behind_other_steps(concealed):
         held = accepted & (model.predict(X) == y)
         assert error == pytest.approx(1 - held.mean())
     assert detector.named_steps["densitydetector"].offset_ == inner.offset_
-    with pytest.warns(UserWarning, match="RandomSearch, which only asks"):
-        errors = rejection_robust_error(
-            defended, X[:20], y[:20], eps=0.1, bounds=None, random_state=0
-        )
-    assert all(0 <= error <= 1 for error in errors.values())
+    # who knows it climbs through the steps before the detector too
+    errors = rejection_robust_error(
+        defended, X[:40], y[:40], eps=2.0, bounds=None, random_state=0
+    )
+    assert errors[0.05] > 0.5
