@@ -11,6 +11,8 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from sk_advdef._torch._bpda import Rounding, evened, straight_through
+
 
 def buffer(values: Any) -> torch.Tensor:
     """Copy numbers to a float64 tensor."""
@@ -50,10 +52,11 @@ class TwoColumns(nn.Module):
         return two_columns(x)
 
 
-class Response(nn.Module):
+class Response(Rounding):
     """What an ensemble reads from a member: probabilities, or decision values.
 
-    Of two classes this is one column, that of the second class.
+    Of two classes this is one column, that of the second class. The second way back
+    through probabilities is that of scores in units of their lead.
     """
 
     def __init__(self, view: nn.Module, *, proba: bool) -> None:
@@ -64,7 +67,10 @@ class Response(nn.Module):
         """Return a column a class, or one."""
         scores = self.view(x)
         if self.proba:
-            scores = scores.softmax(dim=1)
+            proba = scores.softmax(dim=1)
+            if self.sharpness is not None:
+                proba = straight_through(proba, evened(scores).softmax(dim=1))
+            scores = proba
         if scores.shape[1] > 2:
             return scores
         return scores[:, 1:] if self.proba else scores[:, 1:] - scores[:, :1]
@@ -78,8 +84,12 @@ def decision_of(view: nn.Module) -> nn.Module:
     return getattr(view, "decision", view)
 
 
-class Mixture(nn.Module):
-    """Scores whose softmax is the weighted mean of the members' probabilities."""
+class Mixture(Rounding):
+    """Scores whose softmax is the weighted mean of the members' probabilities.
+
+    The second way back, for members that are all too sure, is along the mean of their
+    scores in units of the lead of each.
+    """
 
     log_weights: torch.Tensor
 
@@ -94,8 +104,14 @@ class Mixture(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log of the mean probabilities."""
-        logs = [view(x).double().log_softmax(dim=1) for view in self.views]
-        return (torch.stack(logs) + self.log_weights[:, None, None]).logsumexp(dim=0)
+        scores = [view(x).double() for view in self.views]
+        logs = torch.stack([s.log_softmax(dim=1) for s in scores])
+        exact = (logs + self.log_weights[:, None, None]).logsumexp(dim=0)
+        if self.sharpness is None:
+            return exact
+        weights = self.log_weights.exp()
+        each = [w * evened(s) for w, s in zip(weights, scores, strict=True)]
+        return straight_through(exact, torch.stack(each).sum(dim=0))
 
 
 def mean_proba(scores: list[torch.Tensor]) -> torch.Tensor:

@@ -170,7 +170,27 @@ def certified_margins(
             scores = propagate(view, box)
             own = torch.tensor(columns[rows], device=scores.lower.device)
             margins.append(_certain(scores, own).cpu().numpy())
+            _refuse_company(view, box, scores)
     return np.concatenate(margins) if margins else np.zeros(0)
+
+
+def _refuse_company(view: nn.Module, box: Interval, scores: Interval) -> None:
+    """Refuse a view that answers a row by the rows beside it, as ``predict`` alone may.
+
+    Looked at are some rows by themselves.
+    """
+    n = len(scores.lower)
+    for at in {0, n // 2, n - 1} if n > 1 else ():
+        alone = Interval(
+            box.lower[[at]], box.upper[[at]], dtype=box.dtype, unit=box.unit, raw=True
+        )
+        found = propagate(view, alone)
+        for one, other in ((found.lower, scores.lower), (found.upper, scores.upper)):
+            if not torch.allclose(one[0], other[at], rtol=1e-5, equal_nan=True):
+                raise NoBoundsError(
+                    f"{type(view).__name__} cannot be bounded: what it answers for a "
+                    "row depends on the rows beside it."
+                )
 
 
 def _refuse_chance(view: nn.Module, rows: torch.Tensor) -> None:

@@ -53,6 +53,12 @@ def straight_through(exact: torch.Tensor, surrogate: torch.Tensor) -> torch.Tens
     return exact.detach() + (surrogate - surrogate.detach())
 
 
+def evened(scores: torch.Tensor) -> torch.Tensor:
+    """Divide scores by their lead, where it is large, so that a softmax has a slope."""
+    first, second = scores.detach().topk(2, dim=1).values.T
+    return scores / (first - second).clamp_min(1)[:, None]
+
+
 def soft_round(x: torch.Tensor, sharpness: float) -> torch.Tensor:
     """Round softly: the identity at sharpness 0, rounding at infinity."""
     floor = x.detach().floor()

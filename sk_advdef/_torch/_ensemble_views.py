@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._blocks import Mixture, Response, buffer, decision_of
-from sk_advdef._torch._bpda import Rounding, straight_through
+from sk_advdef._torch._bpda import Rounding, evened, straight_through
 from sk_advdef._torch._parts import reads_proba
 from sk_advdef._torch._registry import build
 from sk_advdef._torch._transformer_views import selector
@@ -85,7 +85,8 @@ def calibrated_classifier(model: Any) -> nn.Module:
 class Votes(Rounding):
     """The weight of the votes for each class.
 
-    The gradient is that of soft votes: each member's softmax, sharpened on demand.
+    The gradient is that of soft votes: each member's softmax, of scores in units of
+    their lead where that is large, sharpened on demand.
     """
 
     weights: torch.Tensor
@@ -101,7 +102,7 @@ class Votes(Rounding):
         for view, weight in zip(self.views, self.weights, strict=True):
             scores = view(x).double()
             vote = nn.functional.one_hot(scores.argmax(dim=1), scores.shape[1]).double()
-            soft = (scores * (self.sharpness or 1)).softmax(dim=1)
+            soft = (evened(scores) * (self.sharpness or 1)).softmax(dim=1)
             total = total + weight * straight_through(vote, soft)
         return total
 

@@ -186,9 +186,16 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """Go through a function that never falls."""
     writes = kwargs.pop("inplace", False) or func in _WRITING
     settings = [*args, *kwargs.values()]
-    if intervals(settings) or any(
-        isinstance(v, (int, float)) and v < 0 and func in (F.elu, F.celu, F.leaky_relu)
-        for v in settings
+    rounds = func in (torch.round, _T.round) and kwargs.get("decimals", 0)
+    if (
+        rounds
+        or intervals(settings)
+        or any(
+            isinstance(v, (int, float))
+            and v < 0
+            and func in (F.elu, F.celu, F.leaky_relu)
+            for v in settings
+        )
     ):
         raise Unbounded(f"no bounds are known for this {func.__name__}()")
     if x.seen is not None and func in _TRACED:

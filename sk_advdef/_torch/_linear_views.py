@@ -6,13 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import nn
 
 from sk_advdef._torch._blocks import Affine, TwoColumns
+from sk_advdef._torch._bpda import Rounding, straight_through
 
 
-class OneVersusRest(nn.Module):
-    """Scores whose softmax is the normalized sigmoid of each decision value."""
+class OneVersusRest(Rounding):
+    """Scores whose softmax is the normalized sigmoid of each decision value.
+
+    Where that is flat, for values far from 0, the second way back is along the values.
+    """
 
     def __init__(self, decision: nn.Module) -> None:
         super().__init__()
@@ -20,12 +25,15 @@ class OneVersusRest(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log of each class's own probability."""
-        return nn.functional.logsigmoid(self.decision(x))
+        decision = self.decision(x)
+        logs = nn.functional.logsigmoid(decision)
+        return logs if self.sharpness is None else straight_through(logs, decision)
 
 
 def linear(model: Any) -> nn.Module:
     """Build the view of a model that decides by ``coef_`` and ``intercept_``."""
-    coef = np.atleast_2d(model.coef_)
+    coef = model.coef_.toarray() if issparse(model.coef_) else model.coef_
+    coef = np.atleast_2d(coef)
     intercept = np.broadcast_to(model.intercept_, len(coef))
     return nn.Sequential(Affine(coef.T, intercept), TwoColumns())
 

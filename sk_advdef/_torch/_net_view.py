@@ -115,7 +115,10 @@ class NetView(nn.Module):
             half = output.reshape(len(output)) / 2
             output = torch.stack([-half, half], dim=1)
         elif self.kind == "proba":
-            output = _safe_log(output)
+            # a criterion of the user's own may ask for scores: no row of these has to
+            # be free of negative ones
+            is_proba = (output >= 0).all(dim=1, keepdim=True)
+            output = torch.where(is_proba, _safe_log(output), output)
         return output[:, : self.n_classes]
 
 

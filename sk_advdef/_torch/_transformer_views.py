@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._blocks import Affine, buffer
+from sk_advdef._torch._bpda import straight_through
 
 
 class Scale(nn.Module):
@@ -29,7 +30,12 @@ class Scale(nn.Module):
             x = x - self.shift.to(x.dtype)
         if self.scale is not None:
             x = x / self.scale.to(x.dtype)
-        return x if self.clip is None else x.clamp(*self.clip)
+        if self.clip is None:
+            return x
+        clipped = x.clamp(*self.clip)
+        # rounding puts the largest value a little past the end, where no slope is
+        slopes = isinstance(x, torch.Tensor) and x.requires_grad
+        return straight_through(clipped, x) if slopes else clipped
 
 
 def standard_scaler(scaler: Any) -> nn.Module:

@@ -32,6 +32,7 @@ from sk_advdef.attacks._geometry import (
     into_ball,
     lengths,
     limits,
+    shortened_to_ball,
 )
 from sk_advdef.attacks._table import Table
 
@@ -222,7 +223,23 @@ class Problem:
         values = np.clip(values, self.lower[rows], self.upper[rows])
         values = values.astype(self.X.dtype, copy=False)
         pulled = into_ball(values, self.X[rows], self.eps, self.norm)
+        if self.table.whole.any():
+            pulled = self._rounded(pulled, rows)
         return self.table.settle(pulled, rows)
+
+    def _rounded(self, values: np.ndarray, rows: Any) -> np.ndarray:
+        """Round whole numbers to the nearest inside ball and box."""
+        start, whole = self.X[rows].astype(np.float64), self.table.whole
+        low, high = self.lower[rows], self.upper[rows]
+        if self.norm == "linf":
+            low = np.maximum(low, start - self.eps)
+            high = np.minimum(high, start + self.eps)
+        delta = values - start
+        to = np.clip(np.rint(values), np.ceil(low), np.floor(high)) - start
+        to = np.where(whole, to, delta)
+        if self.norm == "l2" and np.isfinite(self.eps).any():
+            to = shortened_to_ball(to, delta, self.eps)
+        return np.where(whole, start + to, values).astype(values.dtype)
 
     def result(
         self, values: np.ndarray, fooled: np.ndarray, n_queries: np.ndarray
@@ -235,13 +252,22 @@ class Problem:
 def _columns_of(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return the column of each label, -1 for one that the model does not know."""
     try:
-        at = np.searchsorted(classes, y).clip(0, len(classes) - 1)
+        if len(y) and _is_text(classes) != _is_text(y):
+            raise TypeError  # NumPy would compare numbers as text
+        order = np.argsort(classes, kind="stable")  # not everybody sorts them
+        at = np.searchsorted(classes, y, sorter=order).clip(0, len(classes) - 1)
     except TypeError:
         raise TypeError(
             "The labels in y must be of the kind of the model's classes, "
             f"{classes[:5].tolist()}. Got {kinds_in(y)} instead."
         ) from None
-    return np.where(classes[at] == y, at, -1)
+    return np.where(classes[order[at]] == y, order[at], -1)
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "US" or (
+        labels.dtype.kind == "O" and isinstance(labels[0], str)
+    )
 
 
 def space_of(attack: Any) -> Any:

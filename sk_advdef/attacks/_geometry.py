@@ -112,6 +112,31 @@ def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
     return np.ldexp(np.sqrt((unit * unit).sum(axis=1)), power)
 
 
+def shortened_to_ball(
+    whole: np.ndarray, delta: np.ndarray, eps: np.ndarray
+) -> np.ndarray:
+    """Take back roundings away from 0, the longest first, until rows are in the ball.
+
+    ``whole`` is ``delta`` rounded, and ``delta`` lies within the ball.
+    """
+    shape = whole.shape
+    to, given = whole.reshape(len(whole), -1), delta.reshape(len(delta), -1)
+    radii = np.broadcast_to(eps, shape[1:]).ravel()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = np.abs(to) - np.abs(given)
+        size = np.where(radii > 0, to / radii, 0.0) ** 2
+        less = np.where(radii > 0, np.maximum(np.abs(to) - 1, 0) / radii, 0.0) ** 2
+    gain = np.where(over > 0, size - less, 0.0)
+    order = np.argsort(-over, axis=1, kind="stable")
+    saved = np.cumsum(np.take_along_axis(gain, order, axis=1), axis=1)
+    needed = size.sum(axis=1, keepdims=True) - 1
+    before = saved - np.take_along_axis(gain, order, axis=1)
+    back = np.take_along_axis(over > 0, order, axis=1) & (before < needed)
+    taken = np.zeros(to.shape, dtype=bool)
+    np.put_along_axis(taken, order, back, axis=1)
+    return np.where(taken, to - np.sign(to), to).reshape(shape)
+
+
 def relative(delta: np.ndarray, eps: np.ndarray) -> np.ndarray:
     """Express changes in units of ``eps``; where ``eps`` is zero nothing may change."""
     return np.divide(delta, eps, out=np.zeros(delta.shape), where=eps > 0)

@@ -18,7 +18,7 @@ LEADS = (0.0, 0.5, 2.0, 8.0)
 #: Leads over the other classes alone, with which a detector is to be passed: rows that
 #: are wrong for sure look genuine to many.
 CONFIDENCES = (0.0, 1.0, 4.0, 12.0)
-#: How far such a row is first taken on along its own change, and how far where a space
+#: How far such a row is first taken on along its own change, and how far where rounding
 #: takes back what falls short of a whole number or another category.
 STRETCHES = (1.0001, 1.002, 1.01, 1.05, 1.2)
 WIDE_STRETCHES = (*STRETCHES, 1.5, 2.0, 4.0)
@@ -189,7 +189,7 @@ class MinimalAttack(Attack):
         confirmed = np.zeros(len(rows), dtype=bool)
         delta = found - start
         stretches: tuple[float, ...] = STRETCHES if self._pulls_back() else ()
-        if problem.rules is not None:
+        if problem.rules is not None or problem.table.whole.any():
             stretches = WIDE_STRETCHES
         for stretch in (1.0, *stretches):
             open_ = np.flatnonzero(~confirmed)

@@ -15,8 +15,8 @@ class Table:
     """The input at the door: a NumPy array to work on, and the way back.
 
     ``values`` is float32 or float64; without ``copy`` it may be the input itself.
-    ``restore`` gives rows back in the type and dtype that came in; integers are reached
-    by rounding toward the original value, which keeps the result in the ball.
+    ``restore`` gives rows back in the type and dtype that came in; what that does not
+    hold is rounded toward the original value, which keeps the result in the ball.
     """
 
     def __init__(self, X: Any, *, keep_text: bool = False, copy: bool = True) -> None:
@@ -60,12 +60,19 @@ class Table:
             )
 
     def held(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Narrow a box to what the given dtypes hold."""
-        return np.maximum(low, self._lowest), np.minimum(high, self._highest)
+        """Narrow a box to what narrow integers hold; wide ones are no box."""
+        narrow = np.array([k.kind in "iub" and k.itemsize <= 2 for k in self._kinds])
+        return (
+            np.maximum(low, np.where(narrow, self._lowest, -np.inf)),
+            np.minimum(high, np.where(narrow, self._highest, np.inf)),
+        )
 
     def settle(self, values: np.ndarray, rows: Any) -> np.ndarray:
         """Round what the given dtypes cannot hold toward the original."""
         start = self.values[rows]
+        if np.isfinite(self._highest).any():
+            kept = np.clip(values, self._lowest, self._highest)
+            values = kept.astype(values.dtype, copy=False)
         if self._whole.any():
             whole = start + np.trunc(values - start)
             values = np.where(self._whole, whole, values)

@@ -195,7 +195,8 @@ class Program:
         columns = sorted({int(c) for r in relations for c in (r[0], *r[1])})
         least = {c: at.low[c] - at.x[c] for c in columns}
         most = {c: at.high[c] - at.x[c] for c in columns}
-        self.span = {c: max(most[c] - least[c], 1e-300) for c in columns}
+        # what may not move has no reach, and is left in its own units
+        self.span = {c: most[c] - least[c] or 1.0 for c in columns}
         for c in columns:
             span = self.span[c]
             (self.moves[c],) = self.rows.variables(

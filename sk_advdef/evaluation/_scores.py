@@ -12,13 +12,16 @@ from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import (
     classes_of,
+    has_scores,
     last_step,
     predict,
+    rejection_of,
     torch_generators_kept,
 )
 from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import check_model, seed_from
 from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._table import as_rows
@@ -30,14 +33,19 @@ def default_attacks(
     """Make the attacks that stand for "the attacker who knows the defence".
 
     PGD with cross-entropy and with the margin where there is a differentiable view, and
-    RandomSearch, which no hidden gradient can lead astray.
+    RandomSearch, which no hidden gradient can lead astray, or HopSkipJump where there
+    are no scores.
     """
     seed = seed_from(random_state)
-    asking = RandomSearch(eps, bounds=bounds, random_state=seed, space=space)
+    common = {"bounds": bounds, "random_state": seed, "space": space}
+    rejects = rejection_of(estimator)
+    asking: Attack = RandomSearch(eps, **common)
+    if not has_scores(estimator if rejects is None else rejects[0]):
+        asking = HopSkipJump(eps=eps, norm="linf", max_queries=1000, **common)
     if not has_view(estimator):
         warnings.warn(
             f"{type(missing_view(estimator)).__name__} has no differentiable view: "
-            "RandomSearch, which only asks for scores, attacks alone. Register a view "
+            f"{type(asking).__name__}, which only asks, attacks alone. Register a view "
             "with as_module.register to let gradient attacks join.",
             UserWarning,
             stacklevel=3,

@@ -297,6 +297,38 @@ def test_a_net_that_draws_is_refused():
         certified_margins(Noisy(), rows, rows, np.zeros(2, int), dtype=np.float32)
 
 
+class Mixing(nn.Module):
+    def __init__(self, mix):
+        super().__init__()
+        self.mix = mix
+
+    def forward(self, x):
+        return self.mix(x)
+
+
+@pytest.mark.parametrize(
+    "mix", [lambda x: x - x.amax(0), lambda x: x.flip(0), lambda x: x.roll(1, 0)]
+)
+def test_a_net_that_looks_at_other_rows_is_refused(mix):
+    rows = np.random.default_rng(0).normal(size=(7, 4))
+    with pytest.raises(NoBoundsError, match="depends on the rows beside it"):
+        certified_margins(
+            Mixing(mix), rows, rows, np.zeros(7, int), dtype=np.dtype(np.float64)
+        )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Mixing(lambda x: x.round(decimals=1)),
+        Mixing(lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=-3)),
+    ],
+)
+def test_steps_that_no_rule_is_for(module):
+    with pytest.raises(NoBoundsError, match="no bounds are known"):
+        propagate(module, box(seeded_rows(3, 1, 4, 4), 0.1))
+
+
 def test_training_normalizes_by_the_clean_rows():
     norm = norm2d().train()
     alike = copy.deepcopy(norm)

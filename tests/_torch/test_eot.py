@@ -137,8 +137,19 @@ def test_a_net_that_draws_nothing_is_called_once():
     assert view.is_random is False
 
 
+OWN = torch.Generator().manual_seed(0)
+
+
 @pytest.mark.parametrize(
-    "draw", [random.random, np.random.random, lambda: torch.rand(1), lambda: 1.0]
+    "draw",
+    [
+        random.random,
+        np.random.random,
+        lambda: torch.rand(1),
+        lambda: torch.rand(1, generator=OWN),
+        np.random.default_rng(0).random,
+        lambda: 1.0,
+    ],
 )
 def test_draws_from_any_generator_are_seen(draw):
     class View(nn.Module):

@@ -33,6 +33,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from sk_advdef import as_module
+from sk_advdef._torch._bpda import anneal, annealed, evened
 from sk_advdef._torch._registry import NoViewError, build, has_view, missing_view
 from sk_advdef._torch._views import column_positions
 from tests._torch._cases import make_rows
@@ -302,7 +303,7 @@ def test_hard_votes_have_the_gradient_of_soft_ones():
     x = torch.tensor(X, requires_grad=True)
     scores = as_module(model)(x)
     assert set(scores.detach().unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
-    a, b = (build(member)(x).softmax(dim=1) for member in model.estimators_)
+    a, b = (evened(build(member)(x)).softmax(dim=1) for member in model.estimators_)
     (expected,) = torch.autograd.grad((2 * a + b)[:, 0].sum(), x)
     (gradient,) = torch.autograd.grad(scores[:, 0].sum(), x)
     torch.testing.assert_close(gradient, expected)
@@ -335,3 +336,56 @@ def test_has_view_of_what_is_fitted_loads_no_torch():
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def big_scores():
+    """Rows of large values, and members whose scores are as large."""
+    X, y = make_rows(4)
+    members = [(str(i), SGDClassifier(loss="log_loss", random_state=i)) for i in (0, 1)]
+    return 1000 * X, y, members
+
+
+def slopes(view, X):
+    """Share of rows whose margin has a slope, by each way back."""
+    shares = []
+    for progress in (None, 0.0):
+        with annealed(view):
+            anneal(view, progress)
+            x = torch.tensor(X, requires_grad=True)
+            first, second = view(x).topk(2, dim=1).values.T
+            (gradient,) = torch.autograd.grad((first - second).sum(), x)
+        shares.append(float((gradient.abs() > 1e-12).any(dim=1).double().mean()))
+    return shares
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "stack", "one"])
+def test_members_that_are_all_too_sure_leave_a_way_back(kind):
+    """A gradient that vanishes hides nothing from who knows the model."""
+    X, y, members = big_scores()
+    model = {
+        "hard": VotingClassifier(members, voting="hard"),
+        "soft": VotingClassifier(members, voting="soft"),
+        "stack": StackingClassifier(members, LogisticRegression(), cv=2),
+        "one": members[0][1],
+    }[kind].fit(X, y)
+    view = build(model)
+    assert max(slopes(view, X)) == 1.0
+    with annealed(view):
+        anneal(view, 0.0)
+        found = view(torch.tensor(X))
+    torch.testing.assert_close(found, view(torch.tensor(X)))
+
+
+def test_the_largest_value_seen_has_a_slope():
+    scaler = MinMaxScaler(clip=True).fit(np.array([[0.0], [255.0]], np.float32))
+    x = torch.tensor([[255.0], [300.0]], requires_grad=True)
+    out = build(scaler, "transform")(x)
+    (slope,) = torch.autograd.grad(out.sum(), x)
+    assert (slope > 0).all() and out.max() <= 1
+
+
+def test_a_model_that_was_made_sparse():
+    X, y = make_rows(3)
+    model = SGDClassifier(random_state=0).fit(X, y)
+    wanted = build(model)(torch.tensor(X))
+    torch.testing.assert_close(build(model.sparsify())(torch.tensor(X)), wanted)

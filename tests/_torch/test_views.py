@@ -513,3 +513,23 @@ def test_a_module_of_float64_stays_float64():
     net.module_.double()
     assert as_module(net)(torch.tensor(X)).dtype == torch.float64
     assert isinstance(net.module_, DropoutMLP)
+
+
+def test_a_net_whose_criterion_takes_scores():
+    """Rows of scores that are no probabilities are passed on as they are."""
+    X, y = make_rows(3)
+    net = make_net(Scores, criterion=nn.MultiMarginLoss, module__n=X.shape[1])
+    net.fit(X.astype(np.float32), y.astype(np.int64))
+    rows = X.astype(np.float32)
+    scores = as_module(net)(torch.tensor(rows, requires_grad=True))
+    assert (scores < 0).all()
+    np.testing.assert_array_equal(scores.argmax(dim=1).numpy(), net.predict(rows))
+
+
+class Scores(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.layer = nn.Linear(n, 3)
+
+    def forward(self, X):
+        return -1 - nn.functional.softplus(self.layer(X))

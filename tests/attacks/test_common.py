@@ -20,6 +20,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from sk_advdef import APGD, FGSM, PGD, RandomSearch
+from sk_advdef.attacks._geometry import shortened_to_ball
 from tests.attacks.common import ATTACKS, GRADIENT, assert_within, fitted, net
 
 every_attack = pytest.mark.parametrize(
@@ -376,7 +377,13 @@ def test_labels(attack, linear, digits):
     assert not unnamed.fooled.all() and unnamed.fooled.any()
 
 
-@pytest.mark.parametrize("label", ["no digit", 17, -1])
+@every_attack
+def test_labels_of_another_kind_are_refused(attack, linear, digits):
+    with pytest.raises(TypeError, match="must be of the kind of the model's classes"):
+        quick(attack).run(linear, digits.X[:3], digits.y[:3].astype(str))
+
+
+@pytest.mark.parametrize("label", [17, -1])
 @every_attack
 def test_unknown_label_is_lost_from_the_start(attack, label, linear, digits):
     result = quick(attack).run(linear, digits.X[:3], np.array([label] * 3))
@@ -509,3 +516,44 @@ def test_search_takes_ties(digits):
     result = attack.run(model, X[genuine], y[genuine])
     tied = model.predict_proba(result.X_adv)[:, 0] == 0.5
     assert tied.any() and result.fooled[tied].all()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(2.0, norm="l2", bounds=None, random_state=0),
+        FGSM(2.0, norm="l2", bounds=None),
+        RandomSearch(2.0, norm="l2", bounds=None, max_queries=300, random_state=0),
+        PGD(1.0, bounds=None, random_state=0),
+        PGD(1.7, bounds=None, random_state=0),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_whole_numbers_are_attacked_by_whole_steps(attack, kind):
+    """Rounding takes back no more than it has to, and leaves nothing outside."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(1, 4, (200, 20)).astype(kind)
+    values = X @ rng.normal(size=20)
+    y = values > np.median(values)
+    model = LogisticRegression().fit(X, y)
+    result = attack.run(model, X[:80], y[:80])
+    assert result.fooled.mean() > 0.7 and result.X_adv.dtype == kind
+    delta = result.X_adv.astype(float) - X[:80]
+    length = np.abs(delta).max(1) if attack.norm == "linf" else (delta**2).sum(1) ** 0.5
+    assert length.max() <= attack.eps + 1e-9
+
+
+@given(
+    eps=st.lists(st.floats(0.3, 4), min_size=4, max_size=4),
+    seed=st.integers(0, 10**6),
+)
+def test_rounding_that_is_taken_back_ends_in_the_ball(eps, seed):
+    eps, rng = np.array(eps), np.random.default_rng(seed)
+    delta = rng.normal(size=(6, 4)) * eps
+    delta /= np.maximum(np.linalg.norm(delta / eps, axis=1), 1)[:, None]
+    found = shortened_to_ball(np.rint(delta), delta, eps)
+    assert (np.linalg.norm(found / eps, axis=1) <= 1 + 1e-12).all()
+    assert (np.abs(found - delta) < 1).all() and (found == np.rint(found)).all()
+    # nothing is taken back where nothing needs to be
+    inside = np.linalg.norm(np.rint(delta) / eps, axis=1) <= 1
+    np.testing.assert_array_equal(found[inside], np.rint(delta)[inside])

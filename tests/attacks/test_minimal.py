@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import OutlierMixin, clone
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -21,6 +21,7 @@ from sk_advdef import (
     CarliniWagnerL2,
     DeepFool,
     DropoutUncertaintyDetector,
+    HopSkipJump,
     RejectingClassifier,
     SigmaZero,
     as_module,
@@ -581,3 +582,19 @@ def test_class_that_does_not_count(attack, digits, monkeypatch):
         result.fooled, (answers != digits.y[rows]) & (answers != 0)
     )
     assert result.fooled.mean() > 0.9
+
+
+def test_the_ends_of_a_dtype_are_no_box():
+    """Nothing is taken for a picture of values up to 10^38."""
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    plain = X.assign(n=np.arange(150) % 3.0)
+    model = LogisticRegression(max_iter=1000).fit(plain, y)
+    for attack in (
+        CarliniWagnerL2(bounds=None),
+        HopSkipJump(bounds=None, start="noise", max_queries=500, random_state=0),
+    ):
+        wanted = attack.run(model, plain[::5], y[::5]).distortion
+        for kind in (np.int64, np.float32):
+            narrow = plain.astype({"n": kind})[::5]
+            found = attack.run(model, narrow, y[::5]).distortion
+            assert np.nanmax(found) < 2 * np.nanmax(wanted) + 2

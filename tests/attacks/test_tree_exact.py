@@ -503,3 +503,13 @@ def test_interior_is_a_flag_or_none(digits, forest):
     attack = RandomSearch(0.1, interior="yes")
     with pytest.raises(ValueError, match="'interior' parameter of RandomSearch"):
         attack.run(forest, digits.X, digits.y)
+
+
+def test_a_dependent_feature_that_cannot_move():
+    """Who has no reach blocks nobody else, and proves nothing."""
+    X = np.array([[0.0, 0, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1]])
+    y = np.array([0, 0, 1, 1])
+    trees = DecisionTreeClassifier(random_state=0).fit(X, y)
+    space = FeatureSpace(eps=[1, 1, 0], relations={2: {0: 1}})
+    result = TreeExact(None, bounds=None, space=space).run(trees, X, y)
+    assert result.fooled.all() and not result.certified.any()

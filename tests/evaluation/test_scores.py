@@ -10,6 +10,7 @@ import pytest
 import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -232,3 +233,15 @@ def test_attack_goes_on_past_rejection(flowers):
 def test_leaves_generators_alone(attack, model, flowers, global_generators):
     params = {"eps": 0.1, "bounds": None} if attack is None else {"attack": attack}
     robust_accuracy_score(model, *flowers, **params)
+
+
+def test_votes_without_scores_are_asked_for_labels():
+    X, y = load_iris(return_X_y=True)
+    votes = VotingClassifier(
+        [("a", LogisticRegression(max_iter=500)), ("b", KNeighborsClassifier())]
+    )
+    with pytest.warns(UserWarning, match="HopSkipJump, which only asks"):
+        score = robust_accuracy_score(
+            votes.fit(X, y), X[::15], y[::15], eps=0.5, bounds=None, random_state=0
+        )
+    assert 0 <= score < 1
