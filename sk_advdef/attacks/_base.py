@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
+from sklearn.utils import _safe_indexing, column_or_1d
 
 from sk_advdef._base import Documented
 from sk_advdef._torch._models import (
@@ -34,7 +34,7 @@ from sk_advdef.attacks._geometry import (
     limits,
     shortened_to_ball,
 )
-from sk_advdef.attacks._table import Table
+from sk_advdef.attacks._table import Table, as_rows
 
 GOALS = ("fool", "reject")
 
@@ -380,7 +380,15 @@ class Attack(Documented):
         """
         with torch_generators_kept():
             problem = Problem(self, estimator, X, y)
-            return problem.table.restore(self._train_on(problem))
+            known = np.flatnonzero(problem.columns >= 0)
+            if len(known) == len(problem.X):
+                return problem.table.restore(self._train_on(problem))
+            # what the model does not know it answers wrong, whatever is done
+            values = problem.X.copy()
+            if len(known):
+                part = _safe_indexing(as_rows(X), known), problem.y[known]
+                values[known] = self._train_on(Problem(self, estimator, *part))
+            return problem.table.restore(values)
 
     def _train_on(self, problem: Problem) -> np.ndarray:
         return self._search(problem, np.arange(len(problem.X)))[0]

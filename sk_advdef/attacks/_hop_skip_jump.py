@@ -31,6 +31,10 @@ HALVINGS = 12
 FEWEST_PROBES = 10
 
 
+#: By how much probes are made longer or shorter at most.
+ZOOM = 4.0**15
+
+
 class HopSkipJump(Attack):
     """The smallest change by labels alone, for any classifier.
 
@@ -358,6 +362,7 @@ class _Walk:
         direction, balance = self.direction(at, np.minimum(room, count))
         # all still wrong: the probes are too short to see over; all right: too long
         self.zoom[at] *= np.where(balance == 1, 4.0, np.where(balance == -1, 0.25, 1.0))
+        self.zoom = np.clip(self.zoom, 1 / ZOOM, ZOOM)
         seen = np.abs(balance) < 1
         at, direction = at[seen], direction[seen]
         if self.norm == "linf":

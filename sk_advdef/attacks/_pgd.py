@@ -294,7 +294,11 @@ class PGD(GradientAttack):
                 closed="neither",
                 otherwise=" or None",
             )
-            widest = float(problem.eps.max())
+            reach = problem.eps
+            if problem.rules is not None and not problem.rules.is_hot.all():
+                # a category has a reach of its own, which no step is told in
+                reach = reach[..., ~problem.rules.is_hot]
+            widest = float(reach.max())
             size = self.step_size / widest if widest > 0 else 0.0
         random_start = check_flag(self, "random_start", self.random_start)
         early_stop = check_flag(self, "early_stop", self.early_stop)

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 import torch
 from hypothesis import example, given, settings
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +21,7 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from sk_advdef import APGD, FGSM, PGD, RandomSearch
+from sk_advdef import APGD, DDN, FGSM, PGD, RandomSearch
 from sk_advdef.attacks._geometry import shortened_to_ball
 from tests.attacks.common import ATTACKS, GRADIENT, assert_within, fitted, net
 
@@ -557,3 +559,41 @@ def test_rounding_that_is_taken_back_ends_in_the_ball(eps, seed):
     # nothing is taken back where nothing needs to be
     inside = np.linalg.norm(np.rint(delta) / eps, axis=1) <= 1
     np.testing.assert_array_equal(found[inside], np.rint(delta)[inside])
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(0.3, bounds=None), FGSM(0.3, bounds=None), DDN(bounds=None)]
+)
+def test_rows_to_train_on_of_labels_that_the_model_does_not_know(attack):
+    X, y = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=500).fit(X[:100], y[:100])
+    found = attack.rows_to_train_on(model, X, y)
+    np.testing.assert_array_equal(found[100:], X[100:])
+    np.testing.assert_array_equal(
+        found[:100], attack.rows_to_train_on(model, X[:100], y[:100])
+    )
+
+
+def test_classes_that_nobody_sorted():
+    """Third-party classifiers may list their classes in any order."""
+
+    class Turned(LogisticRegression):
+        def fit(self, X, y):
+            super().fit(X, y)
+            self.classes_ = self.classes_[::-1]
+            return self
+
+        def decision_function(self, X):
+            return super().decision_function(X)[:, ::-1]
+
+        def predict_proba(self, X):
+            return softmax(self.decision_function(X), axis=1)
+
+        def predict(self, X):
+            return self.classes_[self.decision_function(X).argmax(axis=1)]
+
+    X, y = load_iris(return_X_y=True)
+    attack = RandomSearch(0.5, bounds=None, max_queries=200, random_state=0)
+    plain = attack.run(LogisticRegression(max_iter=500).fit(X, y), X, y)
+    turned = attack.run(Turned(max_iter=500).fit(X, y), X, y)
+    assert turned.fooled.sum() >= plain.fooled.sum() - 3

@@ -543,3 +543,19 @@ def test_integer_dependents_and_shared_sources():
     hot = FeatureSpace(eps=[1, 1, 0.3], one_hot=[[0, 1]], relations={2: {0: 1.0}})
     row = np.array([[1.0, 0.0, 0.5]])
     np.testing.assert_array_equal(hot.project([[0.0, 1.0, 0.0]], row), row)
+
+
+def test_a_step_is_told_in_features_and_not_in_categories():
+    """One-hot columns, which move by a category, leave ``step_size`` as it is."""
+    rng = np.random.default_rng(0)
+    X = np.zeros((60, 6))
+    X[:, :3] = rng.uniform(0.3, 0.7, (60, 3))
+    X[np.arange(60), 3 + rng.integers(0, 3, 60)] = 1
+    y = (X[:, 0] + X[:, 4] > 0.8).astype(int)
+    model = LogisticRegression(C=0.01).fit(X, y)
+    space = FeatureSpace(one_hot=[[3, 4, 5]], eps=[0.2, 0.2, 0.2, 1, 1, 1])
+    attack = PGD(None, space=space, step_size=0.05, steps=20, random_start=False)
+    result = attack.run(model, X, y)
+    held = ~result.fooled
+    reached = np.abs(result.X_adv - X)[held, :3].max(axis=0)
+    np.testing.assert_allclose(reached, 0.2, atol=1e-6)
