@@ -89,6 +89,11 @@ class FeatureSpace:
     they are, and pass the gradient straight through. With ``norm="l2"`` the eps of a
     space are the half-axes of an ellipsoid.
 
+    *What is weaker than it could be.* Attacks with ``norm="l2"`` charge categories and
+    features of an infinite eps while they climb, though these cost nothing in the end,
+    and `HopSkipJump` flees from other categories where it has an eps: beside them try
+    `PGD` within Linf, `RandomSearch` and, for trees, `TreeExact`.
+
     Examples
     --------
     >>> import pandas as pd
