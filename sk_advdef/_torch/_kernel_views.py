@@ -28,12 +28,15 @@ class Kernel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a column a support vector."""
         x = x.to(self.vectors.dtype)
+        if self.kind == "rbf":
+            # around their own middle, lest a far offset take the digits
+            middle = self.vectors.mean(dim=0)
+            x, vectors = x - middle, self.vectors - middle
+            squares = (x**2).sum(dim=1, keepdim=True) + (vectors**2).sum(dim=1)
+            return torch.exp(-self.gamma * (squares - 2 * (x @ vectors.T)))
         product = x @ self.vectors.T
         if self.kind == "linear":
             return product
-        if self.kind == "rbf":
-            squares = (x**2).sum(dim=1, keepdim=True) + (self.vectors**2).sum(dim=1)
-            return torch.exp(-self.gamma * (squares - 2 * product))
         product = self.gamma * product + self.coef0
         return torch.tanh(product) if self.kind == "sigmoid" else product**self.degree
 

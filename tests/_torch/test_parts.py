@@ -389,3 +389,10 @@ def test_a_model_that_was_made_sparse():
     model = SGDClassifier(random_state=0).fit(X, y)
     wanted = build(model)(torch.tensor(X))
     torch.testing.assert_close(build(model.sparsify())(torch.tensor(X)), wanted)
+
+
+def test_distances_far_from_the_origin():
+    X, y = make_rows(3)
+    model = SVC().fit(X + 1e8, y)
+    found = build(model)(torch.tensor(X + 1e8)).argmax(dim=1).numpy()
+    np.testing.assert_array_equal(model.classes_[found], model.predict(X + 1e8))
