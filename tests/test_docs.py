@@ -56,6 +56,13 @@ def test_every_page_is_in_a_toctree():
     assert {path.stem for path in PAGES} - {"index"} <= listed
 
 
+def test_no_line_of_a_page_is_a_comment():
+    """A line that begins with a percent sign, such as after a number, is not shown."""
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if line.lstrip().startswith("%")], page
+
+
 def test_links_within_the_documentation_lead_to_pages():
     broken = []
     for path in PAGES:
