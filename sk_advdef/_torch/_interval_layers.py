@@ -115,9 +115,9 @@ _AVERAGES = (
 def average(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """Add or average values of one row."""
     error = None
-    if any(isinstance(v, int) and v < 0 for v in (kwargs.get("divisor_override"),)):
-        raise Unbounded("no bounds are known for an average with a negative divisor")
     found = each(func, x, (x, *args), kwargs)
+    if (found.lower > found.upper).any():
+        raise Unbounded("no bounds are known for an average with a negative divisor")
     if found.shape[:1] != x.shape[:1]:
         raise Unbounded("no bounds are known for a sum over rows")
     if x.unit:

@@ -322,6 +322,7 @@ def test_a_net_that_looks_at_other_rows_is_refused(mix):
     [
         Mixing(lambda x: x.round(decimals=1)),
         Mixing(lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=-3)),
+        Mixing(lambda x: nn.functional.avg_pool2d(x, 2, 2, 0, False, True, -3)),
     ],
 )
 def test_steps_that_no_rule_is_for(module):
