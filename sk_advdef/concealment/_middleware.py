@@ -118,7 +118,9 @@ class QueryGuardMiddleware:
     not answer with a prediction; web sockets and lifespan pass. A body that is
     malformed, too large, too deep, too slow, compressed or not JSON is answered by a
     4xx with words that tell nothing of the model; the application never sees it. What
-    two readers of JSON could read in two ways is refused too.
+    two readers of JSON could read in two ways is refused too. Rows with an axis too
+    many are told by a monitor or by a model of scikit-learn's own; before another model
+    the application gets them, as it gets images.
 
     *What is bounded.* Bytes, rows and seconds of a body, and bytes of all bodies
     together. Who sends slowly takes up a connection and what has come of the body for
