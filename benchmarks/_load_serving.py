@@ -80,13 +80,14 @@ def environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, guard: Path, threads: int) -> Iterator[Served]:
+def served(folder: Path, guard: Path, threads: int, arenas: int) -> Iterator[Served]:
     """Serve a pickled guard by one worker of uvicorn, in a process of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     audit = folder / "audit.log"
     own = {"GUARDED_MODEL": str(guard), "AUDIT_LOG": str(audit)}
+    own["MALLOC_ARENA_MAX"] = str(arenas)
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
     # a connection that waits for its turn is not closed
     options += ["--log-level", "warning", "--timeout-keep-alive", "600"]
@@ -163,6 +164,7 @@ def serving(
     quota: int,
     connections: int,
     threads: int,
+    arenas: int,
     first: float,
     most: float,
     bisections: int,
@@ -194,7 +196,7 @@ def serving(
         )
         images = folder / "images.npy"
         np.save(images, load_digits().data / 16)
-        server = open_.enter_context(served(folder, path, threads))
+        server = open_.enter_context(served(folder, path, threads, arenas))
         of = {"server": server.pid} | ({"redis": redis_pid} if redis_pid else {})
         sizes = {name: [] for name in of}
 
