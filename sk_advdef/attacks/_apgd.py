@@ -230,12 +230,10 @@ class APGD(Attack):
         from sk_advdef.attacks._apgd_steps import aim_at, apgd
         from sk_advdef.attacks._gradient import Ball, Snap
 
-        arrays = (problem.X, problem.lower, problem.upper)
-        center, lower, upper = (torch.tensor(a[rows]) for a in arrays)
-        eps = torch.tensor(problem.eps, dtype=center.dtype)
-        ball = Ball(center, lower, upper, eps, problem.norm)
+        ball = Ball.of(problem, rows)
+        center = ball.center
         wanted = wanted_columns(problem, rows, plan.genuine)
-        x = ball.project(center + eps * torch.tensor(noise, dtype=center.dtype))
+        x = ball.project(center + ball.eps * torch.tensor(noise, dtype=center.dtype))
         aim, looked = wanted, 0
         if plan.loss == "dlr-t":
             with torch.no_grad():

@@ -29,6 +29,8 @@ class Ball:
     """Rows that an attacker may reach: a ball around each row, cut by limits.
 
     Steps and radii are in units of ``eps``, which may differ from feature to feature.
+    ``costless`` marks features whose change has no length: an L2 ball does not hold
+    them, so that each goes its own way, as in Linf.
     """
 
     def __init__(
@@ -38,22 +40,38 @@ class Ball:
         upper: torch.Tensor,
         eps: torch.Tensor,
         norm: str,
+        costless: torch.Tensor | None = None,
     ) -> None:
         self.center, self.lower, self.upper = center, lower, upper
-        self.eps, self.norm = eps, norm
+        self.eps, self.norm, self.costless = eps, norm, costless
+
+    @classmethod
+    def of(cls, problem: Any, rows: np.ndarray) -> Ball:
+        """Return the balls of some rows of a problem."""
+        arrays = problem.X, problem.lower, problem.upper
+        center, lower, upper = (torch.tensor(array[rows]) for array in arrays)
+        eps = torch.tensor(problem.eps, dtype=center.dtype)
+        rules = problem.rules
+        costless = None if rules is None else torch.tensor(rules.costless)
+        return cls(center, lower, upper, eps, problem.norm, costless)
 
     def __getitem__(self, rows: torch.Tensor) -> Ball:
-        return Ball(
-            self.center[rows], self.lower[rows], self.upper[rows], self.eps, self.norm
-        )
+        limits = self.center[rows], self.lower[rows], self.upper[rows]
+        return Ball(*limits, self.eps, self.norm, self.costless)
+
+    def _charged(self, change: torch.Tensor) -> torch.Tensor:
+        return change if self.costless is None else change.masked_fill(self.costless, 0)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Move each row to the ball and into the limits."""
         if self.norm == "l2":
             delta = x - self.center
             unit = torch.where(self.eps > 0, delta / self.eps, torch.zeros_like(delta))
-            over = l2_length(unit).clamp_min(1)
-            x = self.center + unit / _rows(over, x) * self.eps
+            over = l2_length(self._charged(unit)).clamp_min(1)
+            inside = self.center + unit / _rows(over, x) * self.eps
+            if self.costless is not None:
+                inside = torch.where(self.costless, x, inside)
+            x = inside
         return torch.minimum(torch.maximum(x, self.lower), self.upper)
 
     def step(self, x: torch.Tensor, grad: torch.Tensor, size: float) -> torch.Tensor:
@@ -63,9 +81,12 @@ class Ball:
             direction = grad.sign()
         else:
             # the largest entry first, so that tiny gradients do not square to zero
-            peak = grad.abs().flatten(1).amax(dim=1)
-            grad = grad / _rows(peak.clamp_min(torch.finfo(x.dtype).tiny), x)
-            direction = grad / _rows(l2_length(grad).clamp_min(1e-12), x)
+            charged = self._charged(grad)
+            peak = charged.abs().flatten(1).amax(dim=1)
+            charged = charged / _rows(peak.clamp_min(torch.finfo(x.dtype).tiny), x)
+            direction = charged / _rows(l2_length(charged).clamp_min(1e-12), x)
+            if self.costless is not None:
+                direction = torch.where(self.costless, grad.sign(), direction)
         return self.project(x + size * self.eps * direction)
 
 

@@ -190,6 +190,11 @@ class _Walk:
         eps = problem.eps if problem.rules is None else problem.rules.eps
         #: the problem whose ball is to be reached, None where there is no ball
         self.ball = problem if np.isfinite(eps).any() else None
+        #: what a length counts: all, but for what has no length in the ball
+        self.counted = np.ones(self.shape, dtype=bool).reshape(-1)
+        if problem.rules is not None and self.ball is not None:
+            self.counted = ~problem.rules.costless
+            eps = np.where(self.counted, eps, problem.rules.reach)
         usable = (eps > 0) & np.isfinite(eps) & (eps.ndim > 0)
         unit = np.where(usable, eps, 1.0)
         self.unit = np.broadcast_to(unit, self.shape).reshape(-1)
@@ -228,6 +233,10 @@ class _Walk:
             delta /= self.unit
         return delta
 
+    def reach(self, change: np.ndarray) -> np.ndarray:
+        """Return the length of changes, as the ball counts it."""
+        return lengths(change * self.counted, self.norm)
+
     def place(self, change: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Return the values at ``change``, as the model may be given them."""
         values = change * self.scale[at]
@@ -248,7 +257,7 @@ class _Walk:
             np.add.at(self.spent, at[may], 1)
         if fooled.any():
             hit, owner = values[fooled], at[fooled]
-            distance = lengths(self.change(hit, owner), self.norm)
+            distance = self.reach(self.change(hit, owner))
             nearest = np.lexsort((distance, owner))
             nearest = nearest[np.unique(owner[nearest], return_index=True)[1]]
             better = nearest[distance[nearest] < self.distance[owner[nearest]]]
@@ -266,14 +275,14 @@ class _Walk:
         """Go there."""
         if len(at):
             self.now[at] = values
-            self.length[at] = lengths(self.change(values, at), self.norm)
+            self.length[at] = self.reach(self.change(values, at))
 
     def start_at_rows(self) -> None:
         """Start at the nearest row that the model answers as wanted."""
         problem = self.problem
         answers = problem.predict(problem.X)  # asked by each row before
         genuine = np.isin(answers, problem.genuine_classes)
-        flat = problem.X.reshape(len(problem.X), -1) / self.unit
+        flat = problem.X.reshape(len(problem.X), -1) / self.unit * self.counted
         metric = "chebyshev" if self.norm == "linf" else "euclidean"
         labels = problem.y[self.rows]
         for label in np.unique(labels):
@@ -338,6 +347,7 @@ class _Walk:
             middle = (low[on] + high[on]) / 2
             part = middle[:, None]
             tried = np.clip(change[on], -part, part) if linf else change[on] * part
+            tried = np.where(self.counted, tried, change[on])
             values = self.place(tried, at[on])
             hit = self.ask(values, at[on])
             high[on[hit]], low[on[~hit]] = middle[hit], middle[~hit]

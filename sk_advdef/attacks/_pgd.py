@@ -130,8 +130,6 @@ class GradientAttack(Attack):
         #: all that the attacker sees through, where steps may be
         seen = torch.nn.ModuleList([view])
         seen.extend([g.suspicion for g in goals[:1] if hasattr(g, "suspicion")])
-        dtype = torch.tensor(problem.X[:0]).dtype
-        eps = torch.tensor(problem.eps, dtype=dtype)
 
         def ascend(
             rows: np.ndarray, noise: Any, early_stop: bool, *, goal: Any, soft: bool
@@ -139,15 +137,11 @@ class GradientAttack(Attack):
             parts = []
             for batch in gen_batches(len(rows), batch_size):
                 part = rows[batch]
-                center, lower, upper = (
-                    torch.tensor(a[part])
-                    for a in (problem.X, problem.lower, problem.upper)
-                )
-                ball = _gradient.Ball(center, lower, upper, eps, problem.norm)
-                start = center
+                ball = _gradient.Ball.of(problem, part)
+                start = ball.center
                 if noise is not None:
-                    drawn = torch.tensor(noise[part], dtype=dtype)
-                    start = ball.project(center + eps * drawn)
+                    drawn = torch.tensor(noise[part], dtype=start.dtype)
+                    start = ball.project(start + ball.eps * drawn)
                 aims = None if not hasattr(goal, "bound") else problem.X[aimed[part]]
                 with annealed(seen):
                     found = _gradient.ascend(

@@ -189,7 +189,7 @@ class RandomSearch(Attack):
         if problem.rules is None:
             return problem.settle(problem.X[rows] + problem.eps * tried, rows)
         # a category changes or not, however short the step of the others
-        tried = np.where(problem.rules.is_hot, np.sign(tried), tried)
+        tried = np.where(problem.rules.costless, np.sign(tried), tried)
         worth = proposals.worth(rows, query)
         return problem.settle(problem.X[rows] + problem.eps * tried, rows, worth)
 

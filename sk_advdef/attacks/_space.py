@@ -87,12 +87,13 @@ class FeatureSpace:
     -----
     Attacks along the gradient evaluate the row of the space that is nearest to where
     they are, and pass the gradient straight through. With ``norm="l2"`` the eps of a
-    space are the half-axes of an ellipsoid.
+    space are the half-axes of an ellipsoid. A change of category, and one of a feature
+    whose eps is infinite, takes up nothing of the ball.
 
-    *What is weaker than it could be.* Attacks with ``norm="l2"`` charge categories and
-    features of an infinite eps while they climb, though these cost nothing in the end,
-    and `HopSkipJump` flees from other categories where it has an eps: beside them try
-    `PGD` within Linf, `RandomSearch` and, for trees, `TreeExact`.
+    *What is weaker than it could be.* `DeepFool`, `DDN` and `CarliniWagnerL2` look for
+    the shortest change in units of ``X``, in which categories and features of an
+    infinite eps count like all others, and take no account of the half-axes until the
+    end: where a space has an eps, `PGD` and `APGD` find more.
 
     Examples
     --------

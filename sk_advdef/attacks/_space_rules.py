@@ -22,7 +22,7 @@ class Rules:
     All arrays run over the numeric columns of the table. ``limits`` of a row come from
     eps, bounds and one-way features; ``reach`` is what an attack takes as eps: 0 where
     nothing moves by itself, 2 for members of one-hot groups, so that a full step always
-    changes the category.
+    changes the category. ``costless`` marks what may change without length.
     """
 
     def __init__(
@@ -200,6 +200,7 @@ class Rules:
         self.reach = np.where(self.frozen | self.follows, 0.0, reach)
         # what the ball measures: a change of category has no length
         self.radius = np.where(self.is_hot, np.inf, self.eps)
+        self.costless = np.isinf(self.radius)
         self._unit_of = np.arange(X.shape[1])
         for group in self.groups:
             self._unit_of[group] = group[0]
@@ -222,7 +223,7 @@ class Rules:
             if not len(over):
                 return found
             part = 0.85**pull / np.maximum(length[over], 1) * (1 - 1e-7)
-            part = np.where(self.is_hot, 1.0, part[:, None])
+            part = np.where(self.costless, 1.0, part[:, None])
             nearer = start[over] + part * delta[over]
             found[over] = self.project(
                 nearer, rows[over], None if gain is None else gain[over]

@@ -29,6 +29,7 @@ from sk_advdef import (
     DeepFool,
     DropoutUncertaintyDetector,
     FeatureSpace,
+    HopSkipJump,
     RandomSearch,
     RejectingClassifier,
     SigmaZero,
@@ -224,6 +225,38 @@ def test_gradient_attack_of_a_few_features_is_exact_for_a_linear_model():
     search = RandomSearch(None, max_queries=300, bounds=None, space=space)
     fooled = search.set_params(random_state=0).run(model, X, y).fooled
     assert not (fooled & ~falls).any() and fooled.sum() > 0.95 * falls.sum()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_has_no_length_is_changed_for_nothing(norm):
+    """Of a linear model it is known which rows fall: by how much each part can help."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 7))
+    X[:, 3:6] = np.eye(3)[rng.integers(3, size=200)]
+    X[:, 6] = rng.uniform(0, 50, size=200)
+    w = np.array([1, -0.5, 0.8, 1, -0.6, 0.1, 0.02])
+    model = LogisticRegression().fit(X, X @ w > 0.4)
+    model.coef_, model.intercept_ = w[None], np.array([-0.4])
+    y = model.predict(X)
+    eps = np.array([0.3, 0.5, 0.2, 0.1, 0.1, 0.1, np.inf])
+    toward = np.where(y, -1, 1)[:, None] * w
+    ball = np.linalg.norm((w * eps)[:3], ord=1 if norm == "linf" else 2)
+    category = toward[:, 3:6].max(axis=1) - (toward * X)[:, 3:6].sum(axis=1)
+    end = np.maximum(toward[:, 6] * -X[:, 6], toward[:, 6] * (50 - X[:, 6]))
+    margin = np.abs(model.decision_function(X))
+    falls = margin < ball + category + end
+    # neither the ball nor what has no length is enough
+    assert falls.mean() > 0.05 + max((margin < p).mean() for p in (ball, category, end))
+    space = FeatureSpace(eps=eps, one_hot=[[3, 4, 5]], bounds={6: (0, 50)})
+    common = {"norm": norm, "bounds": None, "space": space}
+    for attack in (FGSM(None), PGD(None), APGD(None)):
+        attack.set_params(**common)
+        np.testing.assert_array_equal(attack.run(model, X, y).fooled, falls)
+    searches = [HopSkipJump(start=s, max_queries=400) for s in ("rows", "noise")]
+    for attack in (RandomSearch(None, max_queries=400), *searches):
+        fooled = attack.set_params(random_state=0, **common).run(model, X, y).fooled
+        assert not (fooled & ~falls).any()
+        assert fooled.sum() > 0.95 * falls.sum()
 
 
 def test_categories_change_under_every_attack():
