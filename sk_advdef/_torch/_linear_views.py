@@ -30,11 +30,11 @@ class OneVersusRest(Rounding):
         return logs if self.sharpness is None else straight_through(logs, decision)
 
 
-def linear(model: Any) -> nn.Module:
+def linear(model: Any, *, times: float = 1.0) -> nn.Module:
     """Build the view of a model that decides by ``coef_`` and ``intercept_``."""
     coef = model.coef_.toarray() if issparse(model.coef_) else model.coef_
-    coef = np.atleast_2d(coef)
-    intercept = np.broadcast_to(model.intercept_, len(coef))
+    coef = times * np.atleast_2d(coef)
+    intercept = np.broadcast_to(times * model.intercept_, len(coef))
     return nn.Sequential(Affine(coef.T, intercept), TwoColumns())
 
 
@@ -46,6 +46,9 @@ def _normalized(model: Any, *, apart: bool) -> nn.Module:
 def logistic_regression(model: Any) -> nn.Module:
     """Build the view of a LogisticRegression or LogisticRegressionCV."""
     multi_class = getattr(model, "multi_class", None)
+    if multi_class == "multinomial" and len(model.classes_) == 2:
+        # before scikit-learn 1.8 the softmax of -d and d, which are 2 d apart
+        return linear(model, times=2.0)
     return _normalized(model, apart=model.solver == "liblinear" or multi_class == "ovr")
 
 

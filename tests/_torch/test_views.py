@@ -533,3 +533,19 @@ class Scores(nn.Module):
 
     def forward(self, X):
         return -1 - nn.functional.softplus(self.layer(X))
+
+
+@pytest.mark.skipif(
+    "multi_class" not in LogisticRegression().get_params(),
+    reason="this scikit-learn's LogisticRegression has no multi_class",
+)
+@pytest.mark.filterwarnings("ignore:'multi_class':FutureWarning")
+@pytest.mark.parametrize("multi_class", ["ovr", "multinomial"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_multi_class_of_older_versions(multi_class, n_classes):
+    X, y = make_rows(n_classes)
+    model = LogisticRegression(multi_class=multi_class).fit(X, y)
+    scores = answers(as_module(model), X)
+    np.testing.assert_allclose(
+        softmax(scores, axis=1), model.predict_proba(X), rtol=0, atol=1e-5
+    )
