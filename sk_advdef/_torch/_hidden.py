@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from sk_advdef._torch._copies import copied
 
 
 class Tap(NamedTuple):
@@ -23,7 +24,7 @@ class Tap(NamedTuple):
 def _twin(module: nn.Module) -> Any:
     """Copy the structure of a module, share its tensors: hooks leave no trace."""
     shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared)
+    return copied(module, shared)
 
 
 def _first(output: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from sklearn.utils import gen_batches
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from sk_advdef._torch._copies import copied
 
 #: Rows that go through a module at a time.
 BATCH_SIZE = 1024
@@ -37,7 +38,7 @@ class _SoftmaxWatch(TorchFunctionMode):
 def eval_mode(module: nn.Module) -> nn.Module:
     """Return the module in eval mode, as a copy unless all of it is so already."""
     if any(m.training for m in module.modules()):
-        module = copy.deepcopy(module).eval()
+        module = copied(module).eval()
     return module
 
 
@@ -53,7 +54,7 @@ def frozen(module: nn.Module) -> nn.Module:
         shared: dict[int, Any] = {id(b): b for b in module.buffers()}
         for weight in module.parameters():
             shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
-        module = copy.deepcopy(module, shared).eval()
+        module = copied(module, shared).eval()
     return module
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.rnn import PackedSequence
 
+from sk_advdef._torch._copies import copied
 from sk_advdef._torch._masked_linear import MaskedLinear, followed_by_linear
 
 Mask = tuple[torch.Tensor, torch.Tensor | None]
@@ -284,7 +284,7 @@ def twin_of(module: nn.Module, *, keep_buffers: bool = True) -> Any:
     shared: dict[int, Any] = {id(t): t for t in module.parameters()}
     if keep_buffers:
         shared |= {id(t): t for t in module.buffers()}
-    twin = copy.deepcopy(module, shared).eval()
+    twin = copied(module, shared).eval()
     masked: dict[nn.Module, MaskedDropout] = {}
     parents = list(twin.modules())
     children = [child for parent in parents for child in parent.children()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,9 @@ COPIES = 10
 
 #: Rows of the training set on which what was learned is looked at.
 WATCHED_ROWS = 1000
+
+#: Rows that can tell whether anything was learned.
+ENOUGH_ROWS = 200
 
 
 def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.ndarray:
@@ -125,6 +129,11 @@ class DistilledClassifier(TrainingClassifier):
     -----
     A student that takes no ``sample_weight`` learns on 10 copies of each row with
     labels drawn from the soft ones, which is coarse for high temperatures.
+
+    Gradients of logits that are divided by ``T`` are ``T`` times smaller, and so is
+    what plain SGD learns in an epoch: give a net a larger ``lr``, more epochs, or Adam.
+    One that is right no more often than the most frequent class alone, on 200 rows or
+    more of the training set, gets a UserWarning.
 
     A teacher that is nearly sure of its own training rows has little to tell at low
     temperatures, and one whose probabilities are 0 or 1 (a full-grown tree) nothing at
@@ -282,9 +291,25 @@ class DistilledClassifier(TrainingClassifier):
             if not is_frozen(model):
                 said = classes[own[0][1][rows].argmax(axis=1)]
                 name = f"teacher {i}" if several else "teacher"
-                self.history_ += _entries(name, model, said == y[rows])
+                self._look_at(name, model, said, y[rows])
         said = self.classes_[proba.argmax(axis=1)]
-        self.history_ += _entries("student", self.estimator_, said == y[rows])
+        self._look_at("student", self.estimator_, said, y[rows])
+
+    def _look_at(self, name: str, model: Any, said: np.ndarray, y: np.ndarray) -> None:
+        self.history_ += _entries(name, model, said == y)
+        shares = np.unique(y, return_counts=True)[1] / len(y)
+        right, often = float((said == y).mean()), float(shares.max())
+        told = is_net(model) and self.temperature > 1 and len(y) >= ENOUGH_ROWS
+        if told and right <= often < 1:
+            warnings.warn(
+                f"The {name} of DistilledClassifier is right on {right:.1%} of its "
+                f"training rows, and the most frequent class alone on {often:.1%}. "
+                f"Logits divided by temperature={self.temperature:g} make gradients "
+                "smaller by as much: train it for longer, raise lr, or use an "
+                "optimizer that takes no account of their size, such as Adam.",
+                UserWarning,
+                stacklevel=5,  # past the decorator of fit
+            )
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities of the student at temperature 1.

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sk_advdef._torch._copies import copied
+
 AVERAGING = ("ema", "swa")
 
 
@@ -119,5 +121,5 @@ def moved(weights: list[Any], changes: list[torch.Tensor]) -> Iterator[None]:
 def twin_of(net: Any) -> Any:
     """Copy a net in training, with weights of its own, to be looked at only."""
     twin = copy.copy(net)
-    vars(twin)["module_"] = copy.deepcopy(net.module_)
+    vars(twin)["module_"] = copied(net.module_)
     return twin

@@ -1,6 +1,8 @@
 """Distillation against the same done by hand, and what it is worth."""
 
 import pickle
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -251,6 +253,27 @@ def test_callbacks_and_validation_go_on():
         assert {"valid_loss", "valid_acc", "f1"} <= set(history[-1])
         assert history[0, "event_lr"] == 0.02 > history[-1, "event_lr"]
     assert model.score(X, y) > 0.5
+
+
+def test_who_has_not_learned_is_told():
+    """Divided logits give plain SGD next to nothing to go by."""
+    net = small_net(optimizer=torch.optim.SGD, lr=0.01, max_epochs=2)
+    X, y = make_rows(n_samples=250)
+    most = np.unique(y, return_counts=True)[1].max() / len(y)
+    told = set()
+    for seed in range(6):
+        model = DistilledClassifier(net, temperature=50, random_state=seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(X, y)
+        assert {c.filename for c in caught} <= {__file__}
+        learned = model.score(X, y) > most
+        of_student = [str(c.message) for c in caught if "student" in str(c.message)]
+        assert len(of_student) == (not learned)
+        told |= {*of_student}
+    assert told
+    expected = r"is right on \d.*most frequent .* \d.*temperature=50 .*Adam"
+    assert all(re.search(expected, message) for message in told)
 
 
 @pytest.fixture(scope="module")
