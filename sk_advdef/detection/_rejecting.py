@@ -195,7 +195,7 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             if text:
                 label = "rejected"
             else:
-                label = -1 if -1 not in classes else classes.min() - 1
+                label = -1 if -1 not in classes else int(classes.min()) - 1
         elif isinstance(label, str) != text:
             raise ValueError(
                 f"reject_label={label!r} of RejectingClassifier is of another kind "
@@ -203,7 +203,13 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 f"{'string' if text else 'number'}."
             )
         elif not text:
-            check_number(self, "reject_label", label, otherwise=', a string or "auto"')
+            whole, ends = classes.dtype.kind in "biu", {}
+            if whole:  # answers become int64
+                ends = {"low": -(2**63), "high": 2**63 - 1}
+            otherwise = ', a string or "auto"'
+            check_number(
+                self, "reject_label", label, integer=whole, **ends, otherwise=otherwise
+            )
         if label in classes:
             raise ValueError(
                 f"reject_label={label!r} of RejectingClassifier is among the labels "

@@ -79,14 +79,6 @@ def has_sample_weight(estimator: Any) -> bool:
     return has_fit_parameter(estimator, "sample_weight")
 
 
-def weight_argument(estimator: Any) -> str:
-    """Name of the argument by which ``fit`` takes sample weights."""
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        return f"{name}__{weight_argument(last)}"
-    return "sample_weight"
-
-
 def stacked(parts: list[Any]) -> Any:
     """Put blocks of rows of one kind below one another."""
     first = parts[0]

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._base import all_or_nothing
@@ -25,7 +27,6 @@ from sk_advdef.training._base import (
     TrainingClassifier,
     fit_net,
     has_sample_weight,
-    weight_argument,
 )
 from sk_advdef.training._teachers import (
     Teachers,
@@ -56,6 +57,49 @@ def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.n
     edges = np.cumsum(soft, axis=1)
     edges[:, -1] = np.inf
     return (points[:, :, None] >= edges).sum(axis=2)
+
+
+def fit_on_soft(
+    student: Any,
+    X: Any,
+    y: np.ndarray,
+    soft: np.ndarray,
+    classes: np.ndarray,
+    rng: np.random.Generator,
+) -> Any:
+    """Fit a classifier, or the last step of a Pipeline, on soft labels, in place.
+
+    The steps before are fitted on the rows as they are.
+    """
+    if isinstance(student, Pipeline):
+        if len(student) > 1:
+            before = student[:-1]
+            X = before.fit_transform(X, y)
+            student.steps[:-1] = before.steps
+        fit_on_soft(student.steps[-1][1], X, y, soft, classes, rng)
+        return student
+    if has_sample_weight(student):
+        # a row of weight 0 would still count, as one of a leaf for instance
+        rows, columns = np.nonzero(soft)
+        weights = {"sample_weight": soft[rows, columns]}
+        _balance(student, y)
+    else:
+        # what belongs to one row stands together, for students that split rows
+        rows, weights = np.repeat(np.arange(len(soft)), COPIES), {}
+        columns = draw_labels(soft, COPIES, rng).T.ravel()
+    return student.fit(_safe_indexing(X, rows), classes[columns], **weights)
+
+
+def _balance(student: Any, y: np.ndarray) -> None:
+    """Give a student that balances classes the weights that ``y`` asks for, in place.
+
+    On the rows that it learns from each class may be as frequent as any other.
+    """
+    if str(student.get_params().get("class_weight")).startswith("balanced"):
+        labels = np.unique(y)
+        weights = compute_class_weight("balanced", classes=labels, y=y).tolist()
+        balanced = dict(zip(labels.tolist(), weights, strict=True))
+        student.set_params(class_weight=balanced)
 
 
 class DistilledClassifier(TrainingClassifier):
@@ -127,8 +171,14 @@ class DistilledClassifier(TrainingClassifier):
 
     Notes
     -----
-    A student that takes no ``sample_weight`` learns on 10 copies of each row with
-    labels drawn from the soft ones, which is coarse for high temperatures.
+    A student that takes ``sample_weight`` learns on each row once a class of a weight
+    above 0; limits such as ``min_samples_leaf`` count these. Its balanced class weights
+    are those of ``y``. One that takes none learns on 10 copies of each row with labels
+    drawn from the soft ones, which is coarse for high temperatures; among nearest
+    neighbours a row's own copies are the nearest, so that 10 times as many are needed.
+    Either way a search belongs around this classifier, not into ``estimator``, where
+    copies of a row could fall on both sides of a split. Steps of a Pipeline before the
+    last learn on the rows as they are.
 
     Gradients of logits that are divided by ``T`` are ``T`` times smaller, and so is
     what plain SGD learns in an epoch: give a net a larger ``lr``, more epochs, or Adam.
@@ -260,17 +310,10 @@ class DistilledClassifier(TrainingClassifier):
             hot = partial(at_temperature, temperature=self.temperature, soft=soft)
             return fit_net(self.estimator, X, y, seed + 1, hot)
         student = with_seed(clone(self.estimator), seed + 1)
-        n, k = soft.shape
-        if has_sample_weight(student):
-            rows, labels = np.tile(np.arange(n), k), np.repeat(classes, n)
-            weights = {weight_argument(student): soft.T.ravel()}
-        else:
-            rows, weights = np.tile(np.arange(n), COPIES), {}
-            drawn = draw_labels(soft, COPIES, np.random.default_rng(seed))
-            labels = classes[drawn.ravel()]
+        rng = np.random.default_rng(seed)
         # the weights are ours, whatever the steps of a Pipeline ask to be routed
         with config_context(enable_metadata_routing=False):
-            return student.fit(_safe_indexing(X, rows), labels, **weights)
+            return fit_on_soft(student, X, y, soft, classes, rng)
 
     def _look_back(
         self,

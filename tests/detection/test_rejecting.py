@@ -104,6 +104,7 @@ def test_a_frozen_skorch_net_takes_float64(global_generators):
         (np.array([0, 1, 2], dtype=np.uint8), -1),
         (np.array([-1, 0, 1]), -2),
         (np.array([-3, -1, 5]), -4),
+        (np.array([-128, -1, 5], dtype=np.int8), -129),
         (np.array([0.0, 1.0, 2.0]), -1),
     ],
 )
@@ -125,6 +126,10 @@ def test_the_label_by_default(labels, expected):
         (-1, y, "of another kind than the labels .* Take a string"),
         ("rejected", codes, "of another kind than the labels .* Take a number"),
         (None, y, "of another kind"),
+        (0.5, codes, "'reject_label' parameter .* must be an int .* Got 0.5"),
+        (-1.0, codes, "must be an int"),
+        (2**63, codes, "must be an int"),
+        (np.nan, codes.astype(float), "must be a float"),
     ],
 )
 def test_bad_labels(label, labels, message):

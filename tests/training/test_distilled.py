@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
@@ -192,6 +194,45 @@ def test_a_student_without_weights(pipe):
     a, b, c = (model.estimator_.predict_proba(X) for model in fit)
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
+
+
+def test_a_row_is_one_neighbourhood_and_one_side_of_a_split():
+    """Copies of a row stay together where a student splits its rows."""
+    seen = []
+
+    class Splitting(KNeighborsClassifier):
+        def fit(self, X, y):
+            for learned, held in KFold(3).split(X):
+                seen.append(set(map(tuple, X[learned])) & set(map(tuple, X[held])))
+            return super().fit(X, y)
+
+    DistilledClassifier(Splitting(COPIES), temperature=2).fit(X, y)
+    assert len(seen) == 6 and not any(seen)  # the teacher splits too
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+@pytest.mark.parametrize(
+    "student",
+    [
+        DecisionTreeClassifier(max_depth=3, class_weight="balanced", random_state=0),
+        DecisionTreeClassifier(min_samples_leaf=15, random_state=0),
+        LogisticRegression(class_weight="balanced", tol=1e-8),
+        RandomForestClassifier(5, max_depth=2, class_weight="balanced", random_state=0),
+        KNeighborsClassifier(COPIES),
+    ],
+)
+def test_true_labels_are_learned_as_ever(student, pipe):
+    """At alpha 0 and temperature 1 a student learns what it would by itself."""
+    rare = np.r_[np.flatnonzero(codes == 0)[:8], np.flatnonzero(codes > 0)]
+    rows, labels = X[rare] + 0.5 * X[rare[::-1]], y[rare]
+    alone = make_pipeline(StandardScaler(), student) if pipe else student
+    model = DistilledClassifier(alone, temperature=1, alpha=0, random_state=0)
+    expected = clone(alone)
+    if isinstance(student, KNeighborsClassifier):
+        expected.set_params(**{"kneighborsclassifier__" * pipe + "n_neighbors": 1})
+    expected = expected.fit(rows, labels).predict(rows)
+    np.testing.assert_array_equal(model.fit(rows, labels).predict(rows), expected)
+    assert model.estimator.get_params() == alone.get_params()
 
 
 def test_teachers():
