@@ -11,6 +11,9 @@ import numpy as np
 
 from sk_advdef._validation import check_number, invalid, name_of
 
+#: Numbers of channels that images have.
+LIKELY_CHANNELS = (1, 3, 4)
+
 #: From this side on, rows whose width is a square are most likely images.
 SMALLEST_SUSPECT_SIDE = 8
 
@@ -102,19 +105,30 @@ def _check_square(owner: object, image_shape: str) -> None:
         raise invalid(owner, "image_shape", ALLOWED_SHAPES, image_shape)
 
 
-def _shape_of_rows(owner: object, image_shape: Any, width: int) -> tuple[int, ...]:
+def _warn_of_rows(owner: object, shape: tuple[int, ...], other_way: str) -> None:
+    width = math.prod(shape)
+    warnings.warn(
+        f"{name_of(owner)} takes rows of {width} = {' * '.join(map(str, shape))} "
+        f"features as one-dimensional signals. If they are images, pass {other_way}a "
+        f"tuple such as image_shape={shape}; if they are signals, pass "
+        f"image_shape=({width},) to silence this warning.",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _shape_of_rows(
+    owner: object, image_shape: Any, width: int, axis: int
+) -> tuple[int, ...]:
     if image_shape is None:
         side = math.isqrt(width)
         if side >= SMALLEST_SUSPECT_SIDE and side * side == width:
-            warnings.warn(
-                f"{name_of(owner)} takes rows of {width} = {side} * {side} "
-                "features as one-dimensional signals. If they are images, pass "
-                'image_shape="square" or a tuple such as '
-                f"image_shape=({side}, {side}); if they are signals, pass "
-                f"image_shape=({width},) to silence this warning.",
-                UserWarning,
-                stacklevel=4,
-            )
+            _warn_of_rows(owner, (side, side), 'image_shape="square" or ')
+        side = math.isqrt(width // 3)
+        if side >= SMALLEST_SUSPECT_SIDE and 3 * side * side == width:
+            shape = [side, side]
+            shape.insert(axis, 3)
+            _warn_of_rows(owner, tuple(shape), "")
         return (width,)
     if isinstance(image_shape, str):
         _check_square(owner, image_shape)
@@ -149,6 +163,26 @@ def _as_shape(owner: object, image_shape: Any) -> tuple[int, ...]:
     return tuple(int(s) for s in shape)
 
 
+def warn_of_channels(owner: object, shape: tuple[int, ...], axis: int) -> None:
+    """Warn where the channels of an image seem to be at its other end."""
+    other = 2 - axis  # of the middle axis it is the middle itself
+    sides = [s for i, s in enumerate(shape) if i != other]
+    if (
+        axis != 1
+        and shape[other] in LIKELY_CHANNELS
+        and min(sides) >= SMALLEST_SUSPECT_SIDE
+    ):
+        name = name_of(owner)
+        warnings.warn(
+            f"{name} takes images of shape {shape} to have {shape[axis]} channels, as "
+            f"channel_axis={-1 if axis else 0} says. If they have {shape[other]}, pass "
+            f"channel_axis={-1 if other else 0}; to a net in skorch, as "
+            f"module__channel_axis={-1 if other else 0}.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def resolve_layout(
     owner: object, shape_of_X: tuple[int, ...], image_shape: Any, channel_axis: Any
 ) -> ImageLayout:
@@ -156,7 +190,7 @@ def resolve_layout(
     axis = check_channel_axis(owner, channel_axis)
     stacked = len(shape_of_X) > 2
     if not stacked:
-        shape = _shape_of_rows(owner, image_shape, shape_of_X[1])
+        shape = _shape_of_rows(owner, image_shape, shape_of_X[1], axis)
     else:
         shape = tuple(shape_of_X[1:])
         if len(shape) > 3:
@@ -177,4 +211,6 @@ def resolve_layout(
                 f"image_shape={image_shape!r} of {name_of(owner)} does not fit "
                 f"X, whose images have the shape {shape}."
             )
+    if len(shape) == 3:
+        warn_of_channels(owner, shape, axis)
     return ImageLayout(shape, axis if len(shape) == 3 else None, stacked)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sk_advdef._images import ImageLayout, check_channel_axis
+from sk_advdef._images import ImageLayout, check_channel_axis, warn_of_channels
 from sk_advdef._validation import check_number, invalid
 
 __all__ = ["DropoutCNN", "DropoutMLP"]
@@ -187,6 +187,8 @@ class DropoutCNN(nn.Module):
                 f"channel axis. Got samples of shape {shape}."
             )
         axis = self.channel_axis if len(shape) == 3 else None
+        if axis is not None and isinstance(self.features[0], nn.LazyConv2d):
+            warn_of_channels(self, shape, axis)
         return ImageLayout(shape, axis, stacked=True).unfold(X).permute(0, 3, 1, 2)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
+import math
 import re
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator
 
+from sk_advdef import nets
 from sk_advdef._images import ImageLayout, check_channel_axis, resolve_layout
 
 
@@ -88,6 +91,43 @@ def test_square_widths_warn(side):
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         assert layout_of((5, width)).shape == (width,)
+
+
+@pytest.mark.parametrize("axis, shape", [(-1, (32, 32, 3)), (0, (3, 32, 32))])
+def test_widths_of_color_images_warn(axis, shape):
+    told = (
+        f"3072 = {' * '.join(map(str, shape))} features as one-dimensional signals. If "
+        f"they are images, pass a tuple such as image_shape={shape}; if"
+    )
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        layout_of((5, 3072), channel_axis=axis)
+
+
+@pytest.mark.parametrize(
+    "shape, axis, other", [((3, 32, 30), -1, 0), ((1, 8, 8), 2, 0), ((9, 8, 4), 0, -1)]
+)
+def test_channels_at_the_other_end(shape, axis, other):
+    told = f"to have {shape[axis]} channels, as .* pass channel_axis={other}; to a net"
+    for shape_of_X, image_shape in [
+        ((5, *shape), None),
+        ((5, math.prod(shape)), shape),
+    ]:
+        with pytest.warns(UserWarning, match=told):
+            layout_of(shape_of_X, image_shape, axis)
+    with pytest.warns(UserWarning, match=f"^DropoutCNN takes.*{told}"):
+        nets.DropoutCNN(2, channel_axis=axis)(torch.zeros(2, *shape))
+
+
+@pytest.mark.parametrize(
+    "shape, axis",
+    [((32, 32, 3), -1), ((3, 32, 32), 0), ((32, 3, 32), 1), ((4, 4, 9), -1)],
+)
+def test_likely_channels_are_silent(shape, axis):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layout_of((5, *shape), None, axis)
+        model = nets.DropoutCNN(2, channel_axis=axis)
+        model(torch.zeros(2, *shape))
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 9, 16, 25, 36, 49, 63, 65, 80, 82, 783])

