@@ -126,9 +126,9 @@ def _shape_of_rows(
             _warn_of_rows(owner, (side, side), 'image_shape="square" or ')
         side = math.isqrt(width // 3)
         if side >= SMALLEST_SUSPECT_SIDE and 3 * side * side == width:
-            shape = [side, side]
-            shape.insert(axis, 3)
-            _warn_of_rows(owner, tuple(shape), "")
+            color = [side, side]
+            color.insert(axis, 3)
+            _warn_of_rows(owner, tuple(color), "")
         return (width,)
     if isinstance(image_shape, str):
         _check_square(owner, image_shape)

@@ -149,14 +149,18 @@ def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarra
     return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
 
 
+def text_columns(X: Any) -> list[Any]:
+    """Return the names of the columns of a frame that are not numeric."""
+    return [c for c, t in zip(X.columns, _dtypes(X), strict=True) if not _numeric(t)]
+
+
 def _numeric_columns(X: Any, keep_text: bool) -> list[int]:
     numeric = [i for i, t in enumerate(_dtypes(X)) if _numeric(t)]
     if len(numeric) < len(X.columns) and not keep_text:
-        bad = [c for i, c in enumerate(X.columns) if i not in numeric]
         raise ValueError(
-            f"The columns {bad} of X are not numeric. An attack changes numbers: "
-            "encode them first, and attack the model behind the encoder, or pass a "
-            "FeatureSpace as space, which keeps them as they are."
+            f"The columns {text_columns(X)} of X are not numeric. An attack changes "
+            "numbers: encode them first, and attack the model behind the encoder, or "
+            "pass a FeatureSpace as space, which keeps them as they are."
         )
     return numeric
 

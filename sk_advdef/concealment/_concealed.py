@@ -151,6 +151,36 @@ class ConcealedClassifier(WrappingClassifier):
         self._fit_model(X, y)
         return self
 
+    def set_params(self, **params: Any) -> ConcealedClassifier:
+        """Set parameters; another frozen classifier answers at once.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters, or those of what is within, as ``estimator__name``.
+
+        Returns
+        -------
+        self : ConcealedClassifier
+            The classifier.
+        """
+        before = self.estimator
+        super().set_params(**params)
+        if self.estimator is not before and self._is_ready_without_fit():
+            self._forget_adopted()
+        return self
+
+    def _numbers(self, X: Any) -> np.ndarray:
+        try:
+            return np.asarray(X, dtype=np.float64)
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(
+            f"reveal={self.reveal!r} of ConcealedClassifier draws its noise by where a "
+            'row lies, and X is not all numbers. Take "rounded" or "top", or encode X '
+            "before."
+        )
+
     def predict(self, X: Any) -> np.ndarray:
         """Return the labels of the classifier within.
 
@@ -194,7 +224,7 @@ class ConcealedClassifier(WrappingClassifier):
         return noisy(
             proba,
             winners,
-            np.asarray(X, dtype=np.float64),
+            self._numbers(X),
             scale=self.noise,
             cell_size=self.cell_size,
             key=self._key(),

@@ -24,8 +24,6 @@ from sk_advdef.concealment._watch import drop_state, state_of
 from sk_advdef.concealment._wrapping import WrappingClassifier
 
 ACTIONS = ("reject", "label", "delay", "flag", "decoy")
-#: What a guard takes over from what is frozen.
-ADOPTED = ("estimator_", "monitor_", "n_features_in_", "feature_names_in_")
 #: Parameters that the live state is made of.
 OF_STATE = ("limit", "burst", "store", "on_store_failure", "secret", "clock")
 #: What a suspicious row costs where the answer shows that it is one.
@@ -173,8 +171,7 @@ class Guarding(WrappingClassifier):
             getattr(self, name) is not before[name] for name in ("estimator", "monitor")
         )
         if is_other and self._is_ready_without_fit():
-            for name in ADOPTED:
-                self.__dict__.pop(name, None)
+            self._forget_adopted()
             drop_state(self)
         elif any(getattr(self, name) != before[name] for name in OF_STATE):
             drop_state(self)

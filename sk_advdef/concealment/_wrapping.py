@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -30,6 +31,9 @@ from sk_advdef._validation import check_classifier
 logger = logging.getLogger("sk_advdef.concealment")
 
 _adopting = threading.Lock()
+
+#: What a wrapper takes over at its first call.
+ADOPTED = ("estimator_", "monitor_", "n_features_in_", "feature_names_in_")
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -59,6 +63,31 @@ def may_take_images(model: Any) -> bool:
     return has_others or bool(get_tags(model).input_tags.three_d_array)
 
 
+def takes(model: Any, what: str) -> bool:
+    """Whether a model, or what its rows meet first, takes missing values or words.
+
+    Pipelines and searches do not tell it of what is within them. ``what`` is one of
+    scikit-learn's tags of input, such as "allow_nan" or "categorical".
+    """
+    model = unfrozen(model)
+    if isinstance(model, ColumnTransformer):
+        return True  # each of its columns meets another
+    if isinstance(model, Pipeline):
+        for _, step in model.steps:
+            if step in (None, "passthrough"):
+                continue
+            if not takes(step, what):
+                return False
+            fills = type(step).__module__.startswith("sklearn.impute")
+            if what != "allow_nan" or fills or isinstance(step, ColumnTransformer):
+                return True
+        return True
+    if getattr(get_tags(model).input_tags, what):
+        return True
+    within = getattr(model, "best_estimator_", getattr(model, "estimator", None))
+    return within is not None and not is_net(within) and takes(within, what)
+
+
 class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     """Stands before a classifier; ready without ``fit`` around a frozen one."""
 
@@ -72,8 +101,9 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         tags.input_tags.three_d_array = is_net(self.estimator)
         if not is_net(self.estimator):
             inner = get_tags(unfrozen(self.estimator))
-            for name in ("allow_nan", "string", "categorical", "three_d_array"):
-                setattr(tags.input_tags, name, getattr(inner.input_tags, name))
+            tags.input_tags.three_d_array = inner.input_tags.three_d_array
+            for name in ("allow_nan", "string", "categorical"):
+                setattr(tags.input_tags, name, takes(self.estimator, name))
             if inner.classifier_tags is not None:
                 tags.classifier_tags.multi_class = inner.classifier_tags.multi_class
         return tags
@@ -143,6 +173,11 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 if hasattr(model, name):
                     setattr(self, name, getattr(model, name))
             self.estimator_ = self.estimator
+
+    def _forget_adopted(self) -> None:
+        """Leave a frozen model that was taken over, for another."""
+        for name in ADOPTED:
+            self.__dict__.pop(name, None)
 
     def _inputs(self, X: Any, *, reset: bool = False) -> Any:
         """Check rows as scikit-learn would, so that the model's own errors are few."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from sk_advdef._torch._fingerprint import (
     remembered,
 )
 from sk_advdef._torch._models import is_frozen, is_net
-from sk_advdef._validation import check_classifier, check_number, seed_from
+from sk_advdef._validation import (
+    check_classifier,
+    check_number,
+    seed_from,
+    with_seed,
+)
 from sk_advdef.detection._threshold import conformal_offset, one_split
 
 #: Parameters that change nothing of what is learned; the seed counts by itself.
@@ -28,6 +34,8 @@ _NO_MATTER = ("contamination", "memory", "prior", "random_state")
 #: Parameters that change nothing of the scores, once there is a model.
 _OF_THRESHOLD = {*_NO_MATTER, "cv", "estimator"}
 
+#: Held-out rows that can tell whether scores are tied by more than chance.
+ENOUGH_ROWS = 100
 
 #: Scores further from 0 say no more than that a row is as far away as can be.
 FARTHEST = 1e200
@@ -75,7 +83,7 @@ class Detector(OutlierMixin, Stamped):
         if estimator is None:
             estimator = self._default_estimator(y)
         if not is_net(estimator):
-            return clone(estimator).fit(X, y)
+            return with_seed(clone(estimator), seed).fit(X, y)
         from sk_advdef._torch._net import with_adapter
 
         return with_adapter(estimator, seed).fit(X, y)
@@ -155,9 +163,26 @@ class Detector(OutlierMixin, Stamped):
         if frozen:
             self.estimator_ = self.estimator
         self.offset_ = conformal_offset(scores, self.contamination)
+        self._warn_of_ties(scores)
         spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25])))
         self.scale_ = spread if spread > 0 else 1.0
         return self
+
+    def _warn_of_ties(self, scores: np.ndarray) -> None:
+        """Say where the threshold is the lowest score: next to none is below."""
+        lowest = scores.min()
+        tied = int(np.count_nonzero(scores == lowest))
+        known = len(scores) >= ENOUGH_ROWS and np.isfinite(self.offset_)
+        if known and tied > self.contamination * len(scores):
+            warnings.warn(
+                f"The lowest score, {lowest:.6g}, is that of {tied} of {len(scores)} "
+                f"held-out rows, more than contamination={self.contamination:g} of "
+                f"{type(self).__name__} lets be flagged: only what scores lower still "
+                "will be. Where none can, as of a model whose probabilities are 0 and "
+                "1, take another detector.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def _learn(self, X: Any, y: Any, known: Any, seed: int) -> Any:
         """Fit the model and what the scores need; return rows for the threshold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sk_advdef._torch._models import (
     unfrozen,
 )
 from sk_advdef._torch._registry import missing_view
-from sk_advdef._validation import check_classifier, check_number, seed_from
+from sk_advdef._validation import check_classifier, check_number, seed_from, with_seed
 from sk_advdef.detection._base import Detector
 from sk_advdef.detection._threshold import one_split
 
@@ -71,7 +72,9 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
 
     Notes
     -----
-    There is no ``predict_proba``: a rejection is none of the classes.
+    There is no ``predict_proba``: a rejection is none of the classes. Bagging, voting
+    and boosting of scikit-learn number the labels and would take a rejection for a
+    class: put them inside, as ``estimator``, and not around this classifier.
 
     **What an adaptive attacker does to it**: he looks for a row that is wrong and not
     flagged, by lowering the detector's suspicion once the class is wrong. The attacks
@@ -181,11 +184,14 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         return self
 
     def _adapted(self) -> Any:
+        seed = getattr(self.detector, "random_state", None)
         if not is_net(self.estimator):
-            return clone(self.estimator)
+            model = clone(self.estimator)
+            # a copy: the detector draws from its generator as it would by itself
+            drawn = None if seed is None else seed_from(copy.deepcopy(seed))
+            return model if drawn is None else with_seed(model, drawn)
         from sk_advdef._torch._net import with_adapter
 
-        seed = getattr(self.detector, "random_state", None)
         return with_adapter(self.estimator, seed)
 
     def _checked_label(self) -> Any:
@@ -203,12 +209,16 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 f"{'string' if text else 'number'}."
             )
         elif not text:
-            whole, ends = classes.dtype.kind in "biu", {}
-            if whole:  # answers become int64
-                ends = {"low": -(2**63), "high": 2**63 - 1}
-            otherwise = ', a string or "auto"'
+            whole = classes.dtype.kind in "biu"
             check_number(
-                self, "reject_label", label, integer=whole, **ends, otherwise=otherwise
+                self,
+                "reject_label",
+                label,
+                integer=whole,
+                # answers become int64
+                low=-(2**63) if whole else -np.inf,
+                high=2**63 - 1 if whole else np.inf,
+                otherwise=', a string or "auto"',
             )
         if label in classes:
             raise ValueError(

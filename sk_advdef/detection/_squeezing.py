@@ -19,6 +19,7 @@ from sk_advdef._torch._models import (
 )
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import invalid
+from sk_advdef.attacks._table import text_columns
 from sk_advdef.detection._base import Detector, finite_scores
 from sk_advdef.detection._blocks import blocks_of
 from sk_advdef.squeezers._base import Squeezer
@@ -255,6 +256,8 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         squeezers = self.squeezers
         if squeezers is None:
             squeezers = self._default_squeezers(X)
+        if hasattr(X, "columns") and any(isinstance(s, Squeezer) for _, s in squeezers):
+            _check_numeric(X)
         self.squeezers_ = [(name, clone(s).fit(X, y)) for name, s in squeezers]
 
     def _default_squeezers(self, X: Any) -> list[tuple[str, Any]]:
@@ -337,9 +340,20 @@ def _learns(squeezer: Any, bytes_given: bool) -> bool:
     return bool(get_tags(squeezer).requires_fit)
 
 
+def _check_numeric(X: Any) -> None:
+    if words := text_columns(X):
+        raise ValueError(
+            "FeatureSqueezingDetector cannot squeeze columns that are not numeric: "
+            f"{words}. Encode them before the detector, or pass squeezers within "
+            'ColumnTransformer(..., remainder="passthrough").'
+        )
+
+
 def _squeezed(name: str, squeezer: Any, X: Any) -> Any:
     """Squeeze rows, and make of them what ``X`` is: the model knows its columns."""
     squeezed = squeezer.transform(X)
+    if hasattr(squeezed, "columns") and not hasattr(X, "columns"):
+        squeezed = squeezed.to_numpy()  # transform_output asked for a frame
     if np.shape(squeezed) != np.shape(X):
         raise ValueError(
             f"The squeezer {name!r} of FeatureSqueezingDetector returns rows of shape "

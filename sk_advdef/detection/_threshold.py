@@ -56,7 +56,7 @@ def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]
                 "fits on, and no threshold can be set by these."
             )
         return learned, held
-    counts = np.unique(labels, return_counts=True)[1]
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     n = len(labels)
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
         check_number(owner, "cv", cv, integer=True, low=2)
@@ -72,7 +72,17 @@ def one_split(owner: Any, cv: Any, X: Any, y: Any, seed: int) -> tuple[Any, Any]
             raise invalid(owner, "cv", allowed, cv) from None
         share = float(cv)
     held = math.ceil(share * n)
-    stratified = counts.min() >= 2 and min(held, n - held) >= len(counts)
-    splitter = StratifiedShuffleSplit if stratified else ShuffleSplit
-    split = splitter(1, test_size=share, random_state=seed)
+    # the only row of a class is for the model, which else would not know the class
+    single = counts[codes] == 1
+    common, n_common = np.flatnonzero(~single), np.count_nonzero(counts > 1)
+    if n_common and n_common <= min(held, len(common) - held):
+        split = StratifiedShuffleSplit(1, test_size=held, random_state=seed)
+        learned, out = next(iter(split.split(common, codes[common])))
+        return np.append(common[learned], np.flatnonzero(single)), common[out]
+    if held <= n - len(counts):
+        order = np.random.default_rng(seed).permutation(n)
+        first = np.unique(codes[order], return_index=True)[1]
+        order = np.append(order[first], np.delete(order, first))
+        return order[:-held], order[-held:]
+    split = ShuffleSplit(1, test_size=share, random_state=seed)
     return next(iter(split.split(np.zeros(n), labels)))

@@ -71,6 +71,10 @@ class DetectionScorer:
                 attacked.append(_safe_indexing(result.X_adv, fooled))
         return attacked
 
+    def _accept_sample_weight(self) -> bool:
+        """Return what searches over several scores ask each of them."""
+        return False
+
     def __call__(self, detector: Any, X: Any, y: Any) -> float:
         """Return how well attacked rows are told from genuine ones."""
         y = column_or_1d(y)

@@ -233,6 +233,10 @@ class RobustScorer:
         self.attack, self.eps, self.space = attack, eps, space
         self.bounds, self.random_state = bounds, random_state
 
+    def _accept_sample_weight(self) -> bool:
+        """Return what searches over several scores ask each of them."""
+        return False
+
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
         """Return the accuracy under attack."""
         return robust_accuracy_score(

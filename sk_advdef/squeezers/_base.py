@@ -12,11 +12,13 @@ from joblib import effective_n_jobs, parallel_config
 from sklearn import config_context, get_config
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, gen_batches, gen_even_slices
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
 from sk_advdef._images import ImageLayout, resolve_layout
 from sk_advdef._validation import check_n_jobs
+from sk_advdef.squeezers._names import has_features
 from sk_advdef.squeezers._operators import AxisBands, nearest_bytes
 
 #: Bytes of input that are squeezed at a time: they and the result stay in the cache.
@@ -68,6 +70,22 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the last ``fit`` came to its end."""
         return hasattr(self, "_shape_out")
+
+    @available_if(has_features)
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the output's features, which are those of the input.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Names of the input's features; None takes those seen in ``fit``.
+
+        Returns
+        -------
+        feature_names_out : ndarray of str objects
+            Names of features.
+        """
+        return super().get_feature_names_out(input_features)
 
     def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
         check_n_jobs(self, self.n_jobs)

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
+
+
+def has_features(squeezer: Any) -> bool:
+    """Whether there are features to name: stacked images have none, and no frame."""
+    return len(getattr(squeezer, "_sample_shape", (0,))) == 1
 
 
 class NamesByWidth(ClassNamePrefixFeaturesOutMixin):
@@ -22,6 +28,7 @@ class NamesByWidth(ClassNamePrefixFeaturesOutMixin):
     def _n_features_out(self) -> int:
         return int(np.prod(self._shape_out))
 
+    @available_if(has_features)
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the output's features.
 

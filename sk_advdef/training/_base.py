@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import has_fit_parameter
@@ -28,9 +29,9 @@ class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         tags.input_tags.three_d_array = is_net(self.estimator)
         if not is_net(self.estimator):
             tags.input_tags.sparse = False
-            tags.classifier_tags.multi_class = get_tags(
-                self.estimator
-            ).classifier_tags.multi_class
+            inner = get_tags(self.estimator).classifier_tags
+            if inner is not None:
+                tags.classifier_tags.multi_class = inner.multi_class
         return tags
 
     def _wraps_net(self) -> bool:
@@ -76,6 +77,12 @@ def has_sample_weight(estimator: Any) -> bool:
     """Whether the estimator, or the last step of a Pipeline, takes sample weights."""
     if isinstance(estimator, Pipeline):
         return has_sample_weight(estimator.steps[-1][1])
+    if (
+        isinstance(estimator, CalibratedClassifierCV)
+        and estimator.estimator is not None
+    ):
+        # it takes weights, and drops them where its own estimator takes none
+        return has_fit_parameter(estimator.estimator, "sample_weight")
     return has_fit_parameter(estimator, "sample_weight")
 
 

@@ -40,6 +40,9 @@ from sk_advdef.training._temperature import at_temperature, log_proba, soften
 #: Copies of each row that a student without sample weights gets.
 COPIES = 10
 
+#: Smallest weight of a row: no label of a student's is without one.
+LEAST_WEIGHT = 1e-12
+
 #: Rows of the training set on which what was learned is looked at.
 WATCHED_ROWS = 1000
 
@@ -81,13 +84,29 @@ def fit_on_soft(
     if has_sample_weight(student):
         # a row of weight 0 would still count, as one of a leaf for instance
         rows, columns = np.nonzero(soft)
-        weights = {"sample_weight": soft[rows, columns]}
+        untold, first = _untold(columns, y, classes)
+        rows, columns = np.append(rows, first), np.append(columns, untold)
+        weights = {"sample_weight": np.maximum(soft[rows, columns], LEAST_WEIGHT)}
         _balance(student, y)
     else:
         # what belongs to one row stands together, for students that split rows
         rows, weights = np.repeat(np.arange(len(soft)), COPIES), {}
         columns = draw_labels(soft, COPIES, rng).T.ravel()
+        untold, first = _untold(columns, y, classes)
+        columns[first * COPIES] = untold
     return student.fit(_safe_indexing(X, rows), classes[columns], **weights)
+
+
+def _untold(
+    columns: np.ndarray, y: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes that no soft label has, and for each the first row of its own.
+
+    A student that never saw one of them would not know it.
+    """
+    untold = np.setdiff1d(np.arange(len(classes)), columns)
+    first = [int(np.flatnonzero(y == classes[c])[0]) for c in untold]
+    return untold, np.array(first, dtype=np.intp)
 
 
 def _balance(student: Any, y: np.ndarray) -> None:
@@ -328,7 +347,7 @@ class DistilledClassifier(TrainingClassifier):
         rows = np.random.default_rng(seed).permutation(len(y))[:WATCHED_ROWS]
         proba = self._proba(_safe_indexing(X, rows))
         self.saturated_ = float((proba.max(axis=1).astype(np.float32) == 1).mean())
-        self.history_ = []
+        self.history_: list[dict[str, Any]] = []
         several = isinstance(self.teacher_, list)
         for i, (model, own) in enumerate(zip(fitted, voices, strict=True)):
             if not is_frozen(model):

@@ -8,19 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from sk_advdef import (
     AdversariallyAugmentedClassifier,
     ConcealedClassifier,
     DropoutUncertaintyDetector,
+    GuardedClassifier,
     RejectingClassifier,
     as_module,
     robust_accuracy_score,
@@ -288,11 +293,82 @@ def test_genuine_classes_are_handed_on():
 
 
 def test_missing_values_and_words_pass_where_the_model_takes_them():
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     holes = X.copy()
     holes[::7, 1] = np.nan
     concealed = ConcealedClassifier(HistGradientBoostingClassifier(max_iter=2))
     assert concealed.fit(holes, y).score(holes, y) > 0.5
     with pytest.raises(ValueError, match="Input X contains NaN"):
         ConcealedClassifier(linear).fit(holes, y)
+
+
+def holed():
+    holes = X.copy()
+    holes[::7, 1] = np.nan
+    return holes
+
+
+WORDS = np.where(X[:, :1] > X[:, :1].mean(), "wide", "narrow").astype(object)
+TAKE = {
+    "filled": (make_pipeline(SimpleImputer(), linear), holed()),
+    "scaled, filled": (
+        make_pipeline(StandardScaler(), SimpleImputer(), linear),
+        holed(),
+    ),
+    "boosting": (
+        make_pipeline(StandardScaler(), HistGradientBoostingClassifier()),
+        holed(),
+    ),
+    "a search": (
+        GridSearchCV(HistGradientBoostingClassifier(), {"max_iter": [2]}, cv=2),
+        holed(),
+    ),
+    "columns": (
+        make_pipeline(make_column_transformer((SimpleImputer(), [0, 1])), linear),
+        holed(),
+    ),
+    "words": (make_pipeline(OneHotEncoder(), linear), WORDS),
+    "a step left out": (make_pipeline("passthrough", OneHotEncoder(), linear), WORDS),
+}
+
+
+@pytest.mark.parametrize("name", TAKE)
+def test_what_the_model_takes_is_not_refused_before(name):
+    model, rows = TAKE[name]
+    model = clone(model).fit(rows, y)
+    concealed = ConcealedClassifier(FrozenEstimator(model))
+    np.testing.assert_array_equal(concealed.predict(rows), model.predict(rows))
+    guard = GuardedClassifier(FrozenEstimator(model))
+    np.testing.assert_array_equal(guard.predict(rows), model.predict(rows))
+    again = ConcealedClassifier(model).fit(rows, y)
+    np.testing.assert_array_equal(again.predict(rows), model.predict(rows))
+
+
+def test_what_no_step_takes_is_refused_in_scikit_learns_words():
+    for model in (make_pipeline(StandardScaler(), linear), GridSearchCV(linear, {})):
+        model.fit(X, y)
+        for wrapper in (ConcealedClassifier, GuardedClassifier):
+            with pytest.raises(ValueError, match="Input X contains NaN"):
+                wrapper(FrozenEstimator(model)).predict(holed())
+            with pytest.raises(ValueError, match="could not convert string"):
+                wrapper(FrozenEstimator(model)).predict(np.repeat(WORDS, 4, axis=1))
+
+
+def test_another_frozen_model_answers_at_once():
+    few = clone(linear).fit(X[:, :2], y == 0)
+    concealed = ConcealedClassifier(FrozenEstimator(clone(linear).fit(X, y)))
+    concealed.predict(X)
+    assert concealed.set_params(estimator=FrozenEstimator(few)) is concealed
+    assert concealed.classes_.tolist() == [False, True]
+    np.testing.assert_array_equal(concealed.predict(X[:, :2]), few.predict(X[:, :2]))
+    # one that is yet to be fitted changes nothing until it is
+    concealed.set_params(estimator=linear)
+    np.testing.assert_array_equal(concealed.predict(X[:, :2]), few.predict(X[:, :2]))
+
+
+def test_noise_needs_numbers(monkeypatch):
+    monkeypatch.setenv("SK_ADVDEF_SECRET", "s" * 32)
+    model = make_pipeline(OneHotEncoder(), linear).fit(WORDS, y)
+    concealed = ConcealedClassifier(FrozenEstimator(model), reveal="noisy")
+    with pytest.raises(ValueError, match=r"reveal='noisy' .* not all") as caught:
+        concealed.predict_proba(WORDS)
+    assert caught.value.__context__ is None

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import ShuffleSplit
@@ -12,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sk_advdef import (
     DensityDetector,
     DropoutUncertaintyDetector,
+    FeatureSqueezingDetector,
     RejectingClassifier,
     as_module,
 )
@@ -173,3 +176,27 @@ def test_labels_that_are_never_negative(kind):
     answers = model.fit(X, labels).predict(X)
     assert answers.dtype.kind == "i"
     assert set(answers.tolist()) <= {-1, *labels.tolist()} and (answers == -1).any()
+
+
+@pytest.mark.parametrize("seed", [0, np.random.RandomState(0)])
+def test_a_seed_is_for_the_model_too(seed):
+    forest = RandomForestClassifier(5)
+
+    def answers(model):
+        fit = clone(model).fit(X, y)
+        watched = fit.detector_ if isinstance(fit, RejectingClassifier) else fit
+        return watched.score_samples(X)
+
+    squeezing = FeatureSqueezingDetector(forest, random_state=seed)
+    shared = RejectingClassifier(forest, clone(squeezing).set_params(estimator=None))
+    for model in (squeezing, shared):
+        np.testing.assert_array_equal(answers(model), answers(model))
+
+
+def test_every_label_is_a_class():
+    labels = y.copy()
+    labels[5] = "yam"
+    for seed in range(8):
+        detector = FeatureSqueezingDetector(random_state=seed)
+        model = RejectingClassifier(LogisticRegression(max_iter=1000), detector)
+        assert "yam" in model.fit(X, labels).classes_

@@ -4,14 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn import config_context
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 
 from sk_advdef import (
     PGD,
@@ -407,3 +410,42 @@ def test_scores_and_reports(digits, defended):
     assert 0.2 < errors[0.01] <= 1 and 0.2 < errors[0.05] <= 1
     scorer = make_detection_scorer(attack, metric="roc_auc")
     assert 0.5 < scorer(defended.detector_, digits.X[1200:], digits.y[1200:]) <= 1
+
+
+def test_a_frame_asked_for_elsewhere_changes_nothing():
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    detector = make(model, cv=0.5)
+    rows, labels = pixels(6), np.arange(40) % 2
+    expected = clone(detector).fit(rows, labels).score_samples(rows)
+    with config_context(transform_output="pandas"):
+        found = clone(detector).fit(rows, labels).score_samples(rows)
+        np.testing.assert_array_equal(found, expected)
+        images = pixels(6, 6)
+        assert type(BlurSqueezer().fit(images).transform(images)) is np.ndarray
+        assert not hasattr(BlurSqueezer().fit(images), "get_feature_names_out")
+
+
+def test_columns_of_words_are_named():
+    frame = pd.DataFrame({"a": [0.0, 1.0] * 20, "word": ["x", "y"] * 20})
+    model = make_pipeline(
+        make_column_transformer((OneHotEncoder(), ["word"]), remainder="passthrough"),
+        LogisticRegression(),
+    )
+    labels = np.arange(40) // 2 % 2
+    told = r"cannot squeeze columns that are not numeric: \['word'\]"
+    with pytest.raises(ValueError, match=told):
+        FeatureSqueezingDetector(model).fit(frame, labels)
+
+
+def test_a_threshold_that_flags_nothing_is_told():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 2, (600, 4)) + rng.normal(0, 0.3, (600, 4))
+    labels = (rows.sum(axis=1) > 2).astype(int)
+    tree = DecisionTreeClassifier(random_state=0)
+    halves = ("halves", FunctionTransformer(np.negative))
+    detector = FeatureSqueezingDetector(tree, squeezers=[halves], random_state=0)
+    told = r"lowest score, -2, is that of \d+ of 120 held-out rows, more than contam"
+    with pytest.warns(UserWarning, match=told) as caught:
+        detector.fit(rows, labels)
+    assert caught[0].filename == __file__
+    assert (detector.predict(rows) == 1).all()

@@ -79,6 +79,22 @@ def test_rare_classes_are_split_all_the_same():
     assert len(held) == 1
 
 
+@pytest.mark.parametrize("cv", [0.2, 5, 0.6])
+@pytest.mark.parametrize("counts", [(20, 1), (30, 20, 1, 1), (3, 1, 1, 1, 1, 1)])
+def test_the_only_row_of_a_class_is_for_the_model(cv, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    for seed in range(20):
+        fitted, held = split(cv, X[: len(labels)], labels, seed)
+        assert len(held) and len(fitted) + len(held) == len(labels)
+        if len(held) <= len(labels) - len(counts):
+            assert set(labels[fitted]) == set(labels)
+            # the others are held out as evenly as ever
+            often = np.bincount(labels[held], minlength=2)[:2]
+            share = len(held) / sum(c for c in counts if c > 1)
+            if min(counts[:2]) >= 20:
+                np.testing.assert_allclose(often, share * np.array(counts[:2]), atol=1)
+
+
 def test_splitters():
     splitter = ShuffleSplit(3, test_size=7, random_state=0)
     held = split(splitter)[1]

@@ -191,6 +191,22 @@ def test_grid_search(routing, flowers):
     )
 
 
+def test_weights_in_a_search_over_several_scores(flowers):
+    X, y = flowers
+    scoring = {
+        "clean": "accuracy",
+        "robust": make_robust_scorer(FGSM(0.1, bounds=None)),
+    }
+    search = GridSearchCV(
+        LogisticRegression(max_iter=1000), {"C": [1.0]}, scoring=scoring, refit="robust"
+    )
+    with warnings.catch_warnings():
+        # newer versions tell that the scores take no weights
+        warnings.simplefilter("ignore", UserWarning)
+        search.fit(X, y, sample_weight=np.ones(len(y)))
+    assert search.best_score_ <= search.cv_results_["mean_test_clean"][0]
+
+
 @pytest.mark.parametrize("label", ["rejected", -1])
 def test_rejection_is_the_attackers_failure(label, model, flowers):
     X, y = flowers

@@ -6,16 +6,18 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn.base import is_classifier
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from sk_advdef import AdversariallyAugmentedClassifier, DistilledClassifier
-from sk_advdef.training._base import has_sample_weight, stacked, weight_argument
+from sk_advdef.training._base import has_sample_weight, stacked
 from tests._instances import make_rows, small_net
 
 X, y = make_rows()
@@ -79,7 +81,18 @@ def test_sample_weight_reaches_the_last_step():
     assert not has_sample_weight(make_pipeline(KNeighborsClassifier()))
     pipe = make_pipeline(StandardScaler(), make_pipeline(LogisticRegression()))
     assert has_sample_weight(pipe)
-    assert weight_argument(pipe) == "pipeline__logisticregression__sample_weight"
+    for inner, takes in ((KNeighborsClassifier(), False), (pipe, False), (None, True)):
+        assert has_sample_weight(CalibratedClassifierCV(inner)) == takes
+    assert has_sample_weight(CalibratedClassifierCV(LogisticRegression()))
+
+
+@pytest.mark.parametrize("cls", TRAINING)
+def test_tags_of_what_is_no_classifier(cls):
+    """Searches ask for tags before ``fit`` can say what is wrong."""
+    model = cls(LinearRegression())
+    assert is_classifier(model)
+    with pytest.raises((TypeError, ValueError), match="LinearRegression"):
+        model.fit(X, y)
 
 
 def test_stacked():

@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, train_test_split
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -233,6 +235,30 @@ def test_true_labels_are_learned_as_ever(student, pipe):
     expected = expected.fit(rows, labels).predict(rows)
     np.testing.assert_array_equal(model.fit(rows, labels).predict(rows), expected)
     assert model.estimator.get_params() == alone.get_params()
+
+
+@pytest.mark.parametrize(
+    "inner", [KNeighborsClassifier(), make_pipeline(StandardScaler(), GaussianNB())]
+)
+def test_calibrated_students(inner):
+    """Calibration takes weights also where what it calibrates does not."""
+    student = CalibratedClassifierCV(inner, cv=3)
+    model = DistilledClassifier(student, teacher=GaussianNB(), random_state=0)
+    assert model.fit(X, y).score(X, y) > 0.8 > np.bincount(codes).max() / len(X) + 0.3
+
+
+@pytest.mark.parametrize("student", [GaussianNB(), KNeighborsClassifier(COPIES)])
+def test_a_class_of_which_the_teacher_says_nothing(student):
+    teacher = DecisionTreeClassifier(random_state=0)
+    far = np.append(X, [X.max(axis=0) + 50], axis=0)
+    teacher.fit(far, np.append(y, "yam"))
+    labels = y.copy()
+    labels[3] = "yam"
+    model = DistilledClassifier(student, teacher=FrozenEstimator(teacher))
+    model.fit(X, labels)
+    assert model.classes_.tolist() == np.unique(labels).tolist()
+    assert model.predict_proba(X).shape == (len(X), len(model.classes_))
+    assert (model.predict(X) == y).mean() > 0.9
 
 
 def test_teachers():
