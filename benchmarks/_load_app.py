@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Request
 
 from sk_advdef import QueryGuardMiddleware
 from sk_advdef.concealment._memory_store import MemoryStore
+from sk_advdef.concealment._redis_store import LOG
 
 guard = joblib.load(os.environ["GUARDED_MODEL"])
 logging.getLogger("sk_advdef.audit").addHandler(
@@ -42,7 +43,7 @@ def books(account: Annotated[list[str], Query()] = []) -> dict[str, Any]:  # noq
         ahead = {name: store._ahead.get(key, 0) for name, key in keys.items()}
     else:
         client, prefix = store._client, store._prefix
-        counters = client.keys(prefix + b"log:*:counter")
+        counters = client.keys(prefix + LOG + b"*:counter")
         appended = sum(int(client.get(key)) for key in counters)
         ahead = {
             name: int(client.get(prefix + b"ahead:" + key) or 0)

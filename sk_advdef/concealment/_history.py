@@ -52,7 +52,7 @@ class History:
         self.lock = threading.RLock()
         self.shares = Shares()
         self.columns = Columns(
-            account=np.int32,
+            account=np.int64,
             time=np.float64,
             digest=np.uint64,
             note=np.int32,
@@ -117,9 +117,11 @@ class History:
             if self._position_of(query.digest, own) is None:
                 self._remember(query)
 
-    def knows(self, account: bytes, digest: int) -> bool:
-        """Whether an account has asked exactly this before."""
+    def knows(self, account: bytes, digest: int, now: float) -> bool:
+        """Whether an account has asked exactly this before, and it is remembered."""
         with self.lock:
+            self._set_back(now)
+            self._expire(now)
             return self._position_of(digest, self.shares.code(account)) is not None
 
     def _position_of(self, digest: int, own: int) -> int | None:

@@ -51,12 +51,16 @@ return 0
 """
 )
 
+#: A log of another form has another name.
+LOG = b"log2:"
+
 #: Seconds after which an idle log goes, at least and at most.
 LEAST_AGE, MOST_AGE = 1, 366 * 86400
 
 # A new counter starts at the clock, so that numbers never come twice, also where the
 # server has lost everything. Marks hold the last number of each 64th part of a
-# lifetime: what was appended before the 65th last of these is too old.
+# lifetime, by its time: what was appended a lifetime and a part ago is too old. Where
+# guards differ in how long they remember, the log is as short as the shortest.
 APPEND = (
     NOW
     + """
@@ -71,23 +75,35 @@ local last = redis.call('INCRBY', counter, n)
 local first = last - n + 1
 for i = 1, n do
   local number = string.format('%016.0f', first + i - 1)
-  redis.call('ZADD', log, number, number .. ARGV[6 + i])
+  redis.call('ZADD', log, number, number .. ARGV[5 + 2 * i] .. ARGV[6 + 2 * i])
   local mine = KEYS[3 + i]
   redis.call('RPUSH', mine, number)
-  if redis.call('LLEN', mine) > quota then
+  while redis.call('LLEN', mine) > quota do
     local oldest = redis.call('LPOP', mine)
     redis.call('ZREMRANGEBYSCORE', log, oldest, oldest)
   end
   redis.call('EXPIRE', mine, age)
 end
-redis.call('ZREMRANGEBYRANK', log, 0, -keep - 1)
-local slot = math.floor(now * 64 / (age * 1000000))
+-- what goes leaves the list of its account too, which ends with its last entry
+for _, member in ipairs(redis.call('ZRANGE', log, 0, -keep - 1)) do
+  local number = string.sub(member, 1, 16)
+  local mine = log .. ':of:' .. string.sub(member, 17, 32)
+  local oldest = redis.call('LINDEX', mine, 0)
+  while oldest and oldest <= number do
+    redis.call('LPOP', mine)
+    oldest = redis.call('LINDEX', mine, 0)
+  end
+  redis.call('ZREM', log, member)
+end
+local step = age * 1000000 / 64
+local slot = string.format('%.0f', math.floor(now / step) * step)
 redis.call('ZREMRANGEBYSCORE', marks, slot, slot)
 redis.call('ZADD', marks, slot, string.format('%.0f', last))
-local old = redis.call('ZREVRANGEBYSCORE', marks, slot - 65, '-inf', 'LIMIT', 0, 1)[1]
+local before = string.format('%.0f', now - 65 * step)
+local old = redis.call('ZREVRANGEBYSCORE', marks, before, '-inf', 'LIMIT', 0, 1)[1]
 if old then
   redis.call('ZREMRANGEBYSCORE', log, '-inf', old)
-  redis.call('ZREMRANGEBYSCORE', marks, '-inf', slot - 65)
+  redis.call('ZREMRANGEBYSCORE', marks, '-inf', before)
 end
 for _, key in ipairs({log, counter, marks}) do redis.call('EXPIRE', key, age) end
 local others = redis.call('ZRANGEBYSCORE', log,
@@ -101,7 +117,8 @@ return {string.format('%.0f', first), others}
 class RedisStore:
     """A Redis server, version 5 or newer, by the ``redis`` package.
 
-    Nothing is tried twice: a debit whose answer was lost would count twice.
+    Nothing is tried twice: a debit whose answer was lost would count twice. An entry
+    of the log is its number, the 16 bytes of its account, and the record.
     """
 
     is_shared = True
@@ -156,7 +173,7 @@ class RedisStore:
         return int(self._call(self._hit, keys=keys, args=args))
 
     def _log(self, stream: str) -> bytes:
-        return self._prefix + b"log:" + stream.encode()
+        return self._prefix + LOG + stream.encode()
 
     def append(
         self, stream: str, entries: list[Entry], cursor: int, bounds: Bounds
@@ -174,14 +191,14 @@ class RedisStore:
                 PAGE,
                 math.ceil(min(max(bounds.age, LEAST_AGE), MOST_AGE)),
                 len(entries),
-                *(entry.record for entry in entries),
+                *(part for entry in entries for part in entry),
             ],
         )
         return int(first), [self._parted(member) for member in others]
 
     @staticmethod
     def _parted(member: bytes) -> tuple[int, bytes]:
-        return int(member[:16]), member[16:]
+        return int(member[:16]), member[32:]
 
     def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
         """Read what others appended."""

@@ -32,8 +32,8 @@ class Remembering(Comparing):
 
     def _row_bytes(self) -> int:
         if self.method_ == "fingerprint":
-            return 7 * (self.sketch_size + 1) + 40
-        return 5 * (len(self._mean) + 1) + 50
+            return 7 * (self.sketch_size + 1) + 44
+        return 5 * (len(self._mean) + 1) + 54
 
     def _bounds(self) -> Bounds:
         rows = self.max_rows

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 from sk_advdef.concealment._columns import Bounds
@@ -20,6 +21,7 @@ TABLES = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS ahead (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_until ON ahead (until);
 CREATE TABLE IF NOT EXISTS log (
     number INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT, account BLOB, record BLOB
 );
@@ -29,11 +31,45 @@ CREATE TABLE IF NOT EXISTS marks (
     stream TEXT, slot INTEGER, number INTEGER, expires REAL, PRIMARY KEY (stream, slot)
 ) WITHOUT ROWID;
 """
+# numbers begin at the clock, so that those of a file that was lost never come again
+BEGIN_NUMBERS = """
+INSERT INTO sqlite_sequence (name, seq)
+SELECT 'log', ? WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'log')
+"""
 PURGE_EVERY = 1000
 #: Counting what is too much takes time, so it is done once in so many entries.
 TRIM_EVERY = 64
 #: Marks in a lifetime of entries: up to which number they are how old.
 MARKS = 64
+
+
+_opening = threading.Lock()
+_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
+
+
+_forking = threading.local()
+
+
+def _let_go() -> None:
+    """Close all files before a fork, and let nobody open one until it is done.
+
+    A child would take the locks of its parent for its own, and hold none.
+    """
+    with _opening:
+        stores = list(_stores)
+    _forking.paused = [store for store in stores if store._pause()]
+    _opening.acquire()
+
+
+def _go_on() -> None:
+    _opening.release()
+    for store in _forking.paused:
+        store._lock.release()
+    _forking.paused = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=_go_on)
 
 
 class SqliteStore:
@@ -53,9 +89,12 @@ class SqliteStore:
         self._owner = 0
         #: which file is open, by device and number
         self._file: tuple[int, int] | None = None
-        self._hits = 0
-        #: entries of each stream since it was trimmed
-        self._untrimmed: dict[str, int] = {}
+        #: the first counts: a process may end before many have come
+        self._hits = PURGE_EVERY - 1
+        #: of each stream since it was trimmed: how many entries, and of whom
+        self._untrimmed: dict[str, tuple[int, set[bytes]]] = {}
+        with _opening:
+            _stores.add(self)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._owner == os.getpid():
@@ -68,14 +107,18 @@ class SqliteStore:
                 self._path,
             )
             self._drop()
-        # a connection must not be used, nor closed, on the other side of a fork
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
-            self._path,
-            timeout=self._timeout,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        with _opening:
+            # only where it is not there: to close a file that is open elsewhere in this
+            # process would give up the locks that keep others from its journal
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+                os.close(os.open(self._path, flags, 0o600))
+            connection = sqlite3.connect(
+                self._path,
+                timeout=self._timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
         self._make_tables(connection)
         self._connection, self._owner = connection, os.getpid()
         self._file = self._file_there()
@@ -101,6 +144,7 @@ class SqliteStore:
         while True:
             try:
                 connection.executescript(TABLES)
+                connection.execute(BEGIN_NUMBERS, (time.time_ns() // 1000,))
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() > until:
                     connection.close()
@@ -186,24 +230,27 @@ class SqliteStore:
                 "REPLACE INTO marks VALUES (?, ?, ?, ?)",
                 (stream, int(now * MARKS // max(age, 1)), last, now + age),
             )
+            self._forget(connection, now)
             # a process may end before it has appended so many, so the first count too
-            self._untrimmed.setdefault(stream, TRIM_EVERY)
-            self._untrimmed[stream] += len(entries)
-            if self._untrimmed[stream] >= TRIM_EVERY:
-                self._untrimmed[stream] = 0
-                self._trim(connection, stream, entries, bounds)
-                self._forget(connection, now)
-            return first, self._page(connection, stream, cursor, first)
+            count, accounts = self._untrimmed.get(stream, (TRIM_EVERY, set()))
+            count += len(entries)
+            accounts = accounts | {entry.account for entry in entries}
+            if count >= TRIM_EVERY:
+                self._trim(connection, stream, accounts, bounds)
+                count, accounts = 0, set()
+            page = self._page(connection, stream, cursor, first)
+        self._untrimmed[stream] = count, accounts
+        return first, page
 
     @staticmethod
     def _trim(
         connection: sqlite3.Connection,
         stream: str,
-        entries: list[Entry],
+        accounts: set[bytes],
         bounds: Bounds,
     ) -> None:
         """Drop what is beyond the bounds of accounts and of a stream."""
-        for account in {entry.account for entry in entries}:
+        for account in accounts:
             connection.execute(
                 "DELETE FROM log WHERE stream = ?1 AND account = ?2 AND number <= ("
                 "SELECT number FROM log WHERE stream = ?1 AND account = ?2 "
@@ -223,12 +270,15 @@ class SqliteStore:
             "SELECT stream, MAX(number) FROM marks WHERE expires <= ? GROUP BY stream",
             (now,),
         ).fetchall()
-        connection.executemany("DELETE FROM log WHERE stream = ? AND number <= ?", old)
-        connection.execute("DELETE FROM marks WHERE expires <= ?", (now,))
+        if old:
+            forget = "DELETE FROM log WHERE stream = ? AND number <= ?"
+            connection.executemany(forget, old)
+            connection.execute("DELETE FROM marks WHERE expires <= ?", (now,))
 
     def read(self, stream: str, cursor: int, stop: int) -> list[tuple[int, bytes]]:
         """Read what others appended."""
         with self._transaction() as connection:
+            self._forget(connection, time.time())
             return self._page(connection, stream, cursor, stop)
 
     @staticmethod
@@ -240,6 +290,13 @@ class SqliteStore:
             "AND number < ? ORDER BY number LIMIT ?",
             (stream, cursor, stop, PAGE),
         ).fetchall()
+
+    def _pause(self) -> bool:
+        """Close the file and keep the lock, unless it is not to be had in time."""
+        mine = self._lock.acquire(timeout=self._timeout + 1)
+        if mine:
+            self._drop()
+        return mine
 
     def close(self) -> None:
         """Close the file."""

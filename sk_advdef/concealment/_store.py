@@ -22,7 +22,7 @@ class StoreError(RuntimeError):
 
 
 class Entry(NamedTuple):
-    """What is remembered of one query: for whom, and what."""
+    """What is remembered of one query: for whom, in 16 bytes, and what."""
 
     account: bytes
     record: bytes

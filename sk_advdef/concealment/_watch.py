@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from sk_advdef.concealment._history import History, Query, Seen
-from sk_advdef.concealment._store import END, Entry, Store, StoreError
+from sk_advdef.concealment._store import END, PAGE, Entry, Store, StoreError
 
 _HEAD = struct.Struct("<16sdQi")
 #: How records are written; who reads others must not take them for these.
@@ -112,21 +112,30 @@ class Watch:
         fresh = [
             Entry(query.account, packed(query))
             for query in queries
-            if not self.history.knows(query.account, query.digest)
+            if not self.history.knows(query.account, query.digest, query.time)
         ]
         if not fresh:
             return
         first, page = store.append(
             self._stream, fresh, self._cursor, self.history.bounds
         )
-        self._remember(page, queries[0].time)
-        if page:
-            self._read(store, queries[0].time, first)
+        now = queries[0].time
+        if first <= self._cursor:
+            # the log was lost or set back: what is in it now has lower numbers
+            self._cursor = 0
+            self._read(store, now, first)
+        else:
+            self._remember(page, now)
+            if len(page) == PAGE:
+                self._read(store, now, first)
         self._cursor = first + len(fresh) - 1
 
     def _read(self, store: Store, now: float, stop: int) -> None:
         """Remember what others appended, up to a number."""
-        while page := store.read(self._stream, self._cursor, stop):
+        page = store.read(self._stream, self._cursor, stop)
+        self._remember(page, now)
+        while len(page) == PAGE:
+            page = store.read(self._stream, self._cursor, stop)
             self._remember(page, now)
 
     def _remember(self, page: list[tuple[int, bytes]], now: float) -> None:

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from sk_advdef.concealment._accounts import SIZE
 from sk_advdef.concealment._columns import Bounds
 from sk_advdef.concealment._store import Entry, open_store
 
@@ -15,7 +16,7 @@ SHARED_STORE = pytest.mark.parametrize("uri", ["sqlite", REDIS], indirect=True)
 
 
 def entries(*records, account=b"alice"):
-    return [Entry(account, record) for record in records]
+    return [Entry(account.ljust(SIZE, b"."), record) for record in records]
 
 
 def ask_until_refused(blob, row, tries):

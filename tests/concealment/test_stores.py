@@ -2,10 +2,12 @@ import os
 import socket
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -291,6 +293,41 @@ def test_memory_forgets_keys_whose_time_has_passed():
     assert store.hit({b"a": 10**6 * SECOND}, 10**6 * SECOND, NOW) > 0
 
 
+def test_no_account_is_over_its_quota_for_being_another_at_the_trim(tmp_path):
+    store = SqliteStore(str(tmp_path / "guard.db"), 2.0)
+    bounds = Bounds(2000, 10, 86400)
+    for i in range(50):
+        store.append("log", entries(b"victim", account=b"%d" % i), 0, bounds)
+    for _ in range(60):
+        store.append("log", entries(*[b"flood"] * 63, account=b"mallory"), 0, bounds)
+        store.append("log", entries(b"other", account=b"eve"), 0, bounds)
+    left = [record for _, record in store.read("log", 0, END)]
+    assert left.count(b"victim") == 50
+    assert left.count(b"flood") <= 10 + 64 and left.count(b"other") <= 10 + 64
+    store.close()
+
+
+def test_sqlite_forgets_keys_though_processes_are_short(tmp_path):
+    path = str(tmp_path / "guard.db")
+    for life in range(4):
+        store = SqliteStore(path, 2.0)
+        for i in range(50):
+            store.hit({b"%d-%d" % (life, i): 1}, SECOND, NOW + life * SECOND)
+        store.close()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT COUNT(*) FROM ahead").fetchone()[0] <= 51
+
+
+def test_sqlite_forgets_what_is_too_old_where_few_append(tmp_path):
+    store = SqliteStore(str(tmp_path / "guard.db"), 2.0)
+    brief = Bounds(99, 99, 0.1)
+    store.append("log", entries(*[b"old"] * 5), 0, brief)
+    time.sleep(0.3)
+    store.append("log", entries(b"new"), 0, brief)
+    assert [record for _, record in store.read("log", 0, END)] == [b"new"]
+    store.close()
+
+
 def test_sqlite_forgets_keys_whose_time_has_passed(tmp_path):
     store = SqliteStore(str(tmp_path / "guard.db"), 2.0)
     for i in range(1001):
@@ -306,6 +343,94 @@ def test_sqlite_file_is_the_owners_own(tmp_path):
     store.hit({b"a": 1}, 1)
     for path in tmp_path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    store.close()
+
+
+ELSEWHERE = """
+import sys
+from sk_advdef.concealment._sqlite_store import SqliteStore
+store = SqliteStore(sys.argv[1], 2.0)
+print(store.hit({b"a": int(sys.argv[2])}, int(sys.argv[2]), int(sys.argv[3])))
+store.close()
+"""
+
+
+def waits_elsewhere(path):
+    """Microseconds that a process of its own is told to wait."""
+    arguments = [str(path), str(3600 * SECOND), str(NOW)]
+    found = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(found.stdout)
+
+
+def test_two_handles_in_one_process_keep_their_locks(tmp_path):
+    """Who closes a file elsewhere must not take the journal away from under them."""
+    path, hour = tmp_path / "guard.db", 3600 * SECOND
+    one, other = (SqliteStore(str(path), 2.0) for _ in range(2))
+    one.hit({b"x": 1}, hour, NOW)
+    other.hit({b"x": 1}, hour, NOW)
+    assert waits_elsewhere(path) == 0  # it takes the whole hour, and closes the file
+    assert path.with_name("guard.db-wal").exists()
+    assert one.hit({b"a": hour}, hour, NOW) == hour
+    assert one.hit({b"b": hour}, hour, NOW) == 0
+    assert waits_elsewhere(path) == hour
+    fresh = SqliteStore(str(path), 2.0)
+    assert fresh.hit({b"b": hour}, hour, NOW) == hour
+    for store in (one, other, fresh):
+        store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_has_locks_of_its_own(tmp_path):
+    path, hour = tmp_path / "guard.db", 3600 * SECOND
+    store = SqliteStore(str(path), 2.0)
+    store.hit({b"x": 1}, hour, NOW)
+    ask, answer = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        store.hit({b"x": 1}, hour, NOW)
+        os.write(answer[1], b".")
+        os.read(ask[0], 1)  # until the parent has closed the file
+        os._exit(0 if store.hit({b"a": hour}, hour, NOW) == 0 else 1)
+    os.read(answer[0], 1)
+    store.hit({b"x": 1}, hour, NOW)
+    store.close()
+    assert path.with_name("guard.db-wal").exists()
+    os.write(ask[1], b".")
+    assert os.waitpid(child, 0)[1] == 0
+    assert waits_elsewhere(path) == hour
+    for end in (*ask, *answer):
+        os.close(end)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forks_while_threads_ask(tmp_path):
+    store, stop = SqliteStore(str(tmp_path / "guard.db"), 2.0), threading.Event()
+    asked = [0] * 4
+
+    def ask(i):
+        while not stop.is_set():
+            store.hit({b"x": 1}, 3600 * SECOND)
+            asked[i] += 1
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if store.hit({b"x": 1}, 3600 * SECOND) == 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert min(asked) > 0
     store.close()
 
 
@@ -387,6 +512,42 @@ def test_redis_asks_once_for_each_operation(redis_uri):
     # and one more for each question of how many there were
     assert client.info("stats")["total_reads_processed"] - before <= 102
     client.close()
+    store.close()
+
+
+@pytest.mark.service
+def test_redis_keeps_no_list_of_an_account_without_entries(redis_uri):
+    import redis
+
+    store = open_store(Guard(), f"{redis_uri}?prefix=lists")
+    client = redis.Redis.from_url(redis_uri)
+    few = Bounds(20, 5, 86400)
+    for i in range(300):
+        for times in range(1 + i % 3):
+            account = b"%d" % i
+            store.append("log", entries(b"%d" % times, account=account), 0, few)
+    left = store.read("log", 0, END)
+    assert len(left) == 20 and left[-1][1] == b"2"
+    lists = client.keys("lists:*:of:*")
+    assert sum(client.llen(key) for key in lists) == 20
+    # and a lower quota holds at once
+    for _ in range(9):
+        store.append("log", entries(b"x", account=b"bob"), 0, Bounds(99, 9, 86400))
+    store.append("log", entries(b"y", account=b"bob"), 0, Bounds(99, 3, 86400))
+    own = [record for _, record in store.read("log", 0, END) if record in b"xy"]
+    assert own == [b"x", b"x", b"y"]
+    client.close()
+    store.close()
+
+
+@SHARED_STORE
+def test_who_remembers_for_less_takes_nothing_that_is_young(uri):
+    store = open_store(Guard(), uri)
+    for i in range(70):
+        store.append("log", entries(b"%d" % i), 0, Bounds(10**4, 10**4, 86400.0))
+    for i in range(70, 140):
+        store.append("log", entries(b"%d" % i), 0, Bounds(10**4, 10**4, 3600.0))
+    assert len(store.read("log", 0, END)) == 140
     store.close()
 
 

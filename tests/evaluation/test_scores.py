@@ -195,7 +195,7 @@ def test_weights_in_a_search_over_several_scores(flowers):
     X, y = flowers
     scoring = {
         "clean": "accuracy",
-        "robust": make_robust_scorer(FGSM(0.1, bounds=None)),
+        "robust": make_robust_scorer(eps=0.1, bounds=None, random_state=0),
     }
     search = GridSearchCV(
         LogisticRegression(max_iter=1000), {"C": [1.0]}, scoring=scoring, refit="robust"
