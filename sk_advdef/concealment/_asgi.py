@@ -27,30 +27,45 @@ class Disconnected(Exception):
 
 
 class Room:
-    """Bytes that the bodies of all requests may take together."""
+    """Bytes that the bodies of all requests may take together.
+
+    It is used by the event loop only, so that no lock is needed.
+    """
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self.left = size
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes, or refuses; all are given back in the end.
-
-        It is called by the event loop only, so that no lock is needed.
-        """
-        mine = 0
-
-        def take(size: int) -> None:
-            nonlocal mine
-            if size > self._left:
-                raise QueryRefused("unavailable", 1.0)
-            self._left -= size
-            mine += size
-
+    def share(self) -> Iterator[Share]:
+        """Yield a share of the room, which is given back in the end."""
+        share = Share(self)
         try:
-            yield take
+            yield share
         finally:
-            self._left += mine
+            if share.held_by is None:
+                share.give_back()
+            else:
+                share.held_by.add_done_callback(lambda _: share.give_back())
+
+
+class Share:
+    """What one request takes of a room, until work that it left behind is done."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._size = room, 0
+        self.held_by: asyncio.Future[Any] | None = None
+
+    def take(self, size: int) -> None:
+        """Take bytes, or refuse."""
+        if size > self._room.left:
+            raise QueryRefused("unavailable", 1.0)
+        self._room.left -= size
+        self._size += size
+
+    def give_back(self) -> None:
+        """Give all back."""
+        self._room.left += self._size
+        self._size = 0
 
 
 def values_of(scope: Scope, name: bytes) -> list[bytes]:

@@ -135,10 +135,10 @@ class Gate:
                 f"{asked} rows: divide them over calls."
             )
 
-    def throttle(self, accounts: list[Any]) -> None:
-        """Charge each account for its rows, or refuse all."""
+    def throttle(self, accounts: list[Any]) -> bool:
+        """Charge each account for its rows, or refuse all; tell if the store failed."""
         if self.rate is None or not accounts:
-            return
+            return False
         debits = {
             self.key_of(name): self.rate.debit(count)
             for name, count in rows_of(accounts).items()
@@ -147,11 +147,12 @@ class Gate:
             wait = self.store.hit(debits, self.rate.tolerance, self._micros())
         except StoreError as error:
             self.fail(error, accounts)
-            return
+            return True
         if wait > 0:
             self.count(refused_for_rate=1)
             self.note("rate", accounts, rows=len(accounts), retry_after=wait / SECOND)
             raise QueryRefused("rate", wait / SECOND)
+        return False
 
     def charge(self, accounts: list[Any], extra: float) -> None:
         """Charge accounts for suspicious rows, whether they can pay or not."""

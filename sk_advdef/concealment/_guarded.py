@@ -13,7 +13,6 @@ from sk_advdef._base import all_or_nothing
 from sk_advdef._torch._models import is_frozen, unfrozen
 from sk_advdef.concealment._feedback import one_hot
 from sk_advdef.concealment._guarding import Guarding
-from sk_advdef.concealment._history import NO_NOTE
 from sk_advdef.concealment._secrets import VARIABLE
 from sk_advdef.concealment._watch import drop_state
 from sk_advdef.concealment._wrapping import has_proba
@@ -226,7 +225,7 @@ class GuardedClassifier(Guarding):
         """
         answers, suspicious, notes, _ = self._answer("predict", X, account)
         if self.action == "decoy":
-            told = suspicious & (notes != NO_NOTE)
+            told = suspicious & self._are_classes(notes)
             answers = answers.copy()
             answers[told] = self.classes_[notes[told]]
         return answers
@@ -257,7 +256,7 @@ class GuardedClassifier(Guarding):
             proba = proba.copy()
             proba[suspicious] = one_hot(winners[suspicious], proba.shape[1])
         if self.action == "decoy":
-            told = np.flatnonzero(suspicious & (notes != NO_NOTE))
+            told = np.flatnonzero(suspicious & self._are_classes(notes))
             best, wanted = winners[told], notes[told]
             proba = proba.copy()
             proba[told, best], proba[told, wanted] = (

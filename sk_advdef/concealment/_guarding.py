@@ -157,15 +157,20 @@ class Guarding(WrappingClassifier):
         ValueError
             If the guard is in use and a value is not allowed; all are then as before.
         """
-        before = self.get_params(deep=False)
-        super().set_params(**params)
-        if "estimator_" not in vars(self):
-            return self
+        before = self.get_params(deep=True)
+        in_use = "estimator_" in vars(self)
         try:
+            super().set_params(**params)
+            if not in_use:
+                return self
             self._check_parameters()
         except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
+            own = self.get_params(deep=False)
+            for name in own:
+                setattr(self, name, before[name])
+            # and what was set within, as monitor__scope
+            within = {name: before[name] for name in params if name in before}
+            super().set_params(**{k: v for k, v in within.items() if k not in own})
             raise
         is_other = any(
             getattr(self, name) is not before[name] for name in ("estimator", "monitor")
@@ -221,12 +226,13 @@ class Guarding(WrappingClassifier):
             call = call._replace(rows=self.monitor_._checked(X)[watched])
         return call
 
-    def _throttle(self, call: Call) -> None:
-        """Let a call through, or refuse it."""
+    def _throttle(self, call: Call) -> Call:
+        """Let a call through, or refuse it; watch none that the store failed."""
         gate = self._gate()
         free = call.n_rows - len(call.watched)
         gate.count(calls=1, rows=call.n_rows, allowed_rows=free)
-        gate.throttle(call.accounts)
+        failed = gate.throttle(call.accounts)
+        return call._replace(rows=None) if failed else call
 
     def _watch(
         self, call: Call, notes: np.ndarray | None = None
@@ -288,8 +294,7 @@ class Guarding(WrappingClassifier):
 
     def _answer(self, method: str, X: Any, account: Any) -> tuple[Any, ...]:
         """Ask the model, then watch; return answers, suspicion, decoys and winners."""
-        call = self._checked_call(X, account)
-        self._throttle(call)
+        call = self._throttle(self._checked_call(X, account))
         try:
             answers = self._ask(method, call.X)
             labels = self._labels_for_decoys(method, call.X, answers)
@@ -301,6 +306,10 @@ class Guarding(WrappingClassifier):
         self._act(suspicious)
         return answers, suspicious, notes, labels
 
+    def _are_classes(self, notes: np.ndarray) -> np.ndarray:
+        """Tell which notes are columns of classes; another model may have made them."""
+        return (notes != NO_NOTE) & (notes < len(self.classes_))
+
     def _labels_for_decoys(self, method: str, X: Any, answers: np.ndarray) -> Any:
         """Return the column of each answer, NO_NOTE where it is none of the classes."""
         if self.action not in ("decoy", "label"):
@@ -311,5 +320,4 @@ class Guarding(WrappingClassifier):
 
     def _admit(self, call: Call) -> np.ndarray:
         """Throttle and watch a call; return which rows are suspicious."""
-        self._throttle(call)
-        return self._watch(call)[0]
+        return self._watch(self._throttle(call))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from sk_advdef.concealment._asgi import (
     Room,
     Scope,
     Send,
+    Share,
     answer,
     body_of,
     check_headers,
@@ -268,9 +270,10 @@ class QueryGuardMiddleware:
             return
         try:
             check_headers(scope, self._max_bytes, is_json=self._is_json)
-            with self._room.taken() as take:
-                body = await body_of(receive, self._max_bytes, self._body_timeout, take)
-                admitted = await self._admitted(scope, body)
+            with self._room.share() as share:
+                seconds = self._body_timeout
+                body = await body_of(receive, self._max_bytes, seconds, share.take)
+                admitted = await self._admitted(scope, body, share)
             if self.guard.action == "delay" and admitted.suspicious.any():
                 await self._delay()
         except Disconnected:
@@ -291,16 +294,35 @@ class QueryGuardMiddleware:
         state = {**scope.get("state", {}), "guard": admitted}
         await self.app({**scope, "state": state}, replayed(body, receive), send)
 
-    async def _admitted(self, scope: Scope, body: bytes) -> Admitted:
-        """Let a request through, or raise; the work is done in a thread."""
+    async def _admitted(self, scope: Scope, body: bytes, share: Share) -> Admitted:
+        """Let a request through, or raise; the work is done in a thread.
+
+        It counts until it is done, also where nobody waits for it any more.
+        """
         if self._pending >= self._max_pending:
             raise QueryRefused("unavailable", 1.0)
-        self._pending += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._check, scope, body)
-        finally:
+        left = threading.Event()
+
+        def check() -> Admitted:
+            if left.is_set():
+                raise Disconnected
+            return self._check(scope, body)
+
+        def done(work: asyncio.Future[Admitted]) -> None:
             self._pending -= 1
+            if not work.cancelled():
+                work.exception()  # or asyncio says that nobody asked
+
+        self._pending += 1
+        work = asyncio.get_running_loop().run_in_executor(self._pool, check)
+        work.add_done_callback(done)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            left.set()
+            if not work.done():
+                share.held_by = work
+            raise
 
     async def _delay(self) -> None:
         """Wait, and keep the bodies of no more than some that do."""

@@ -697,3 +697,49 @@ def test_the_message_of_a_refusal_names_no_reason():
     assert "similar" not in str(refused) and "60 seconds" in str(refused)
     again = pickle.loads(pickle.dumps(refused))
     assert (again.reason, again.retry_after) == ("similar", 60.0)
+
+
+def test_parameters_that_are_refused_leave_all_as_it_was():
+    guarded = GuardedClassifier(frozen, limit="1000/hour", burst=1000)
+    guarded.predict(X[:1], account="a")
+    for bad in ({"nonsense": 1}, {"delay": -1}, {"estimator__nonsense": 1}):
+        with pytest.raises(ValueError):
+            guarded.set_params(limit="1/hour", burst=1, **bad)
+        assert (guarded.limit, guarded.burst) == ("1000/hour", 1000)
+    guarded.set_params(limit="1/hour", burst=1)
+    guarded.predict(X[:1], account="a")
+    with pytest.raises(QueryRefused):
+        guarded.predict(X[:1], account="a")
+
+
+def test_what_is_refused_within_is_as_it_was():
+    watching = SimilarQueryDetector(false_positive_rate=0.05, random_state=0)
+    guarded = GuardedClassifier(frozen, monitor=watching, action="flag").fit(X, y)
+    with pytest.raises(ValueError, match="'limit'"):
+        guarded.set_params(monitor__scope="account", limit="never")
+    assert guarded.monitor.scope == SimilarQueryDetector().scope != "account"
+    assert guarded.limit is None
+
+
+def test_a_decoy_of_another_model_is_no_class_of_this():
+    """Models of other classes may share a monitor and its log."""
+    guarded = watched("decoy")
+    notes = np.array(
+        [-1, 0, len(guarded.classes_) - 1, len(guarded.classes_), 2**31 - 1]
+    )
+    assert guarded._are_classes(notes).tolist() == [False, True, True, False, False]
+
+
+def test_a_call_without_the_store_counts_once(tmp_path, monkeypatch):
+    guarded = watched("flag", store=f"sqlite:///{tmp_path}/guard.db")
+    guarded.set_params(limit="99/hour", on_store_failure="open")
+    monkeypatch.setattr(
+        "sk_advdef.concealment._sqlite_store.SqliteStore._open", failing_store
+    )
+    for asked in range(1, 4):
+        guarded.predict(X[:2], account="alice")
+        assert guarded.stats()["answered_without_store"] == asked
+
+
+def failing_store(self):
+    raise OSError("gone")

@@ -315,7 +315,40 @@ def test_all_bodies_together_are_bounded():
     assert sorted(found[0] for found in slow) == [408, 408, 503]
     # what they held is given back
     assert ask(asked, {"inputs": [[0] * 64]})[0] == 200
-    assert asked._room._left == 1500
+    assert asked._room.left == 1500
+
+
+def test_what_nobody_waits_for_any_more_still_counts():
+    """Who gives up again and again must not fill the queue behind the thread."""
+    guard, busy = GuardedClassifier(frozen, limit="99/hour"), threading.Event()
+
+    def who(scope):
+        busy.wait(20)
+        return "alice"
+
+    bounds = {"max_pending": 2, "max_bytes": 1000, "max_total_bytes": 2000}
+    asked = guarded(guard=guard, account=who, **bounds)
+
+    async def all_of():
+        tasks = [asyncio.create_task(served(asked, http(), BODY)) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        gone = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [await served(asked, http(), BODY) for _ in range(3)]
+        left = asked._room.left
+        busy.set()
+        while asked._pending:
+            await asyncio.sleep(0.01)
+        return gone, refused, left, await served(asked, http(), BODY)
+
+    gone, refused, left, last = asyncio.run(all_of())
+    assert all(isinstance(one, asyncio.CancelledError) for one in gone)
+    assert [found[0] for found in refused] == [503] * 3
+    assert left == 2000 - 2 * len(BODY) and asked._room.left == 2000
+    assert last[0] == 200
+    # one was at work when it was left; what had not begun is not charged
+    assert guard.stats()["rows"] == 2
 
 
 async def slowly(app, part):

@@ -1,5 +1,8 @@
 """Clocks that jump: nobody is locked out for ever, and no limit stays open."""
 
+import contextlib
+import sqlite3
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -135,6 +138,41 @@ def test_the_clock_of_one_host_does_not_make_others_forget(tmp_path):
         assert seen[0].score < 10.0  # it was compared to what is remembered
     assert here.history.n_alive == 5
     assert (here.history.columns["time"][:5] <= 1e9 + 1).all()
+    store.close()
+
+
+@pytest.mark.parametrize("lost", ["removed", "set back"])
+def test_a_log_whose_numbers_begin_anew_is_read_from_its_start(lost, tmp_path):
+    """What others were asked since must not be passed over."""
+    path = tmp_path / "guard.db"
+    store = open_store("test", f"sqlite:///{path}")
+    here, elsewhere = (Watch(history(), np.float32, store, "log") for _ in range(2))
+    for i in range(20):
+        here.observe([query(1e9, i, 0)])
+    if lost == "removed":
+        for file in tmp_path.iterdir():
+            file.unlink()
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as file, file:
+            file.execute("DELETE FROM log")
+            file.execute("UPDATE sqlite_sequence SET seq = 5")
+    for i in range(10):
+        elsewhere.observe([query(1e9, i, 1, account=b"b")])
+    (seen,) = here.observe([query(1e9, 0, 1.25, account=b"c")])
+    assert seen.score == pytest.approx(0.25)
+    assert here.history.n_alive == 31
+    store.close()
+
+
+def test_a_repeat_of_what_is_too_old_is_told_to_all(tmp_path):
+    store = open_store("test", f"sqlite:///{tmp_path}/guard.db")
+    here, elsewhere = (
+        Watch(history(age=10.0), np.float32, store, "log") for _ in range(2)
+    )
+    for when in (1e9, 1e9 + 20):
+        here.observe([query(when, 1, 0)])
+    (seen,) = elsewhere.observe([query(1e9 + 21, 1, 0.25, account=b"b")])
+    assert seen.score == pytest.approx(0.25)
     store.close()
 
 
