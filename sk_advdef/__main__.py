@@ -47,7 +47,7 @@ def _add_demo(commands: Any) -> None:
         help="folder for what it writes (default: %(default)s)",
     )
     demo.add_argument(
-        "--seed", type=int, default=0, help="seed of all that is drawn (default: 0)"
+        "--seed", type=_seed, default=0, help="seed of all that is drawn (default: 0)"
     )
 
 
@@ -136,8 +136,8 @@ def _add_audit(commands: Any) -> None:
         default=Path("audit_out"),
         help="folder for what it writes (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="seed of all that is drawn (default: 0)")
-    add("--jobs", type=int, help="processes that share the rows")
+    add("--seed", type=_seed, default=0, help="seed of all that is drawn (default: 0)")
+    add("--jobs", type=_jobs, help="processes that share the rows")
     add("--verbose", action="store_true", help="show progress")
 
 
@@ -167,6 +167,24 @@ def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number in [0, 2**32), got {text}"
+        )
+    return value
+
+
+def _jobs(text: str) -> int:
+    value = int(text) if text.removeprefix("-").isdecimal() else 0
+    if value == 0:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number other than 0 (-1: all cores), got {text}"
+        )
     return value
 
 

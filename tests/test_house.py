@@ -184,11 +184,10 @@ def test_lazy_namespace_refuses_an_unknown_name():
         _ = sk_advdef.no_such_name
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@pytest.mark.parametrize("name", ["sk_advdef", "sk_advdef.nets"])
 def test_all_is_sorted(name):
-    module = importlib.import_module(f"sk_advdef.{name}".rstrip("."))
-    names = list(getattr(module, "__all__", []))
-    assert names == sorted(names)
+    names = list(importlib.import_module(name).__all__)
+    assert names and names == sorted(names)
 
 
 LIGHT = """

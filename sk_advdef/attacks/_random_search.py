@@ -35,7 +35,8 @@ class RandomSearch(Attack):
         Radius of the ball, in [0, inf), in units of ``X``. An array gives each feature
         a radius of its own; for ``norm="l2"`` the ball is then an ellipsoid.
     max_queries : int, default=1000
-        Number of queries a row, at least 1.
+        Scores asked for a row, at least 1. ``predict`` is asked besides: at first, at
+        the end, and after each step that draws level; ``n_queries`` counts both.
     norm : {"linf", "l2"}, default="linf"
         Norm of the ball.
     bounds : tuple (low, high) or None, default=(0.0, 1.0)

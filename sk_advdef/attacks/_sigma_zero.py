@@ -53,7 +53,7 @@ class SigmaZero(MinimalAttack):
     "rejected" is one more class that does not count; where that is not enough, the
     wrong class is asked to lead by more and more.
     Beside it wrong classes of growing confidence are tried, which ignore the detector;
-    the shortest change that is accepted is kept.
+    the change of fewest features that is accepted is kept.
 
     References
     ----------

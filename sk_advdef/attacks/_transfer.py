@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import classes_of, is_net
-from sk_advdef._validation import check_number, invalid, seed_from
+from sk_advdef._validation import check_number, invalid, seed_from, with_seed
 from sk_advdef.attacks._base import Attack, AttackResult, Problem
 from sk_advdef.attacks._free import without_ball
 from sk_advdef.attacks._table import Table
@@ -150,6 +150,8 @@ class Transfer(Attack):
         """
         if not isinstance(self.attack, Attack):
             raise invalid(self, "attack", "an attack of this package", self.attack)
+        if getattr(self.attack, "goal", "fool") != "fool":
+            raise invalid(self, "attack", 'an attack with goal="fool"', self.attack)
         a_class = isinstance(self.surrogate, type)
         if self.surrogate is not None and (
             a_class or not hasattr(self.surrogate, "predict")
@@ -258,13 +260,7 @@ class _Lessons:
             from sk_advdef._torch._net import with_adapter
 
             surrogate = with_adapter(surrogate, self.seed)
-        unset = [
-            name
-            for name, value in surrogate.get_params().items()
-            if name.rpartition("__")[2] == "random_state" and value is None
-        ]
-        surrogate.set_params(**dict.fromkeys(unset, self.seed))
-        return surrogate.fit(given, labels)
+        return with_seed(surrogate, self.seed).fit(given, labels)
 
 
 def small_net(n_classes: int, *, batch_size: int) -> Any:

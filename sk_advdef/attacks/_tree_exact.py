@@ -10,7 +10,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from sk_advdef._progress import progress
 from sk_advdef._torch._models import torch_generators_kept
-from sk_advdef._validation import check_n_jobs, check_number
+from sk_advdef._validation import check_n_jobs, check_number, check_verbose
 from sk_advdef.attacks._base import Attack, Problem
 from sk_advdef.attacks._tree_result import TreeExactResult
 from sk_advdef.attacks._tree_solver import Solver, Verdict
@@ -150,7 +150,8 @@ class TreeExact(Attack):
         limit = check_number(
             self, "time_limit", self.time_limit, low=0, closed="neither"
         )
-        check_number(self, "verbose", self.verbose, integer=True, low=0)
+        check_verbose(self, self.verbose)
+        check_n_jobs(self, self.n_jobs)
         if not len(rows):
             return
         steps, model = parts_of(problem.estimator)
@@ -163,7 +164,6 @@ class TreeExact(Attack):
         ensemble = read(model)
         solver = Solver(problem, ensemble, steps, model)
         _agree(problem, solver, rows)
-        check_n_jobs(self, self.n_jobs)
         n_jobs = effective_n_jobs(self.n_jobs)
         parts = np.array_split(rows, min(len(rows), 8 * n_jobs if n_jobs > 1 else 1))
         with progress(self, self.verbose, total=len(rows), desc="TreeExact") as bar:

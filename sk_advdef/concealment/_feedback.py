@@ -7,11 +7,9 @@ from hashlib import blake2b
 import numpy as np
 
 
-def one_hot(
-    winners: np.ndarray, n_classes: int, dtype: type = np.float64
-) -> np.ndarray:
+def one_hot(winners: np.ndarray, n_classes: int) -> np.ndarray:
     """Return probability one for the winner of each row."""
-    return np.eye(n_classes, dtype=dtype)[winners]
+    return np.eye(n_classes)[winners]
 
 
 def led_by(proba: np.ndarray, winners: np.ndarray) -> np.ndarray:

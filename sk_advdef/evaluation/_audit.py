@@ -193,7 +193,10 @@ def _layout(data: inputs.Data, image_shape: Any, channel_axis: int) -> Any:
     shape = np.shape(data.X)
     if len(shape) == 2 and image_shape is None:
         return None
-    layout = resolve_layout("audit", shape, image_shape, channel_axis)
+    try:
+        layout = resolve_layout("audit", shape, image_shape, channel_axis)
+    except ValueError as error:
+        raise AuditError(f"--image-shape and --channel-axis: {error}") from error
     return layout if len(layout.shape) > 1 else None
 
 

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,12 +224,18 @@ def _from_csv(path: Path, target: str | None) -> Data:
             f"--target must be the column of labels, one of {list(frame.columns)}. "
             f"Got {target!r} instead."
         )
-    labels = np.array(frame.pop(target).tolist())
+    labels = frame.pop(target)
+    if labels.isna().any():
+        # spelled as what is missing elsewhere: NA, None, null
+        column = {"usecols": [target], "dtype": str, "keep_default_na": False}
+        labels = pd.read_csv(path, **column)[target]
+    labels = np.array(labels.tolist())
     return Data(frame, labels, [str(name) for name in frame.columns])
 
 
 def fitted_to(model: Any, data: Data) -> Data:
     """Give the model the columns that it knows, and check the labels."""
+    data = replace(data, y=_of_the_kind(data.y, _classes(model)))
     unknown = sorted(set(data.y.tolist()) - set(_classes(model)), key=str)
     if unknown:
         raise AuditError(
@@ -249,6 +255,17 @@ def fitted_to(model: Any, data: Data) -> Data:
     if more:
         notes.append(f"Columns that the model does not take were left out: {more}.")
     return Data(data.X[list(known)], data.y, [str(name) for name in known], notes)
+
+
+def _of_the_kind(labels: np.ndarray, classes: list[Any]) -> np.ndarray:
+    """Return labels as the classes that are spelled like them, where all are."""
+    spelled = {str(label): label for label in classes}
+    if set(labels.tolist()) <= set(classes) or len(spelled) < len(classes):
+        return labels
+    words = [str(label) for label in labels.tolist()]
+    if not set(words) <= set(spelled):
+        return labels
+    return np.array([spelled[word] for word in words])
 
 
 def _classes(model: Any) -> list[Any]:
@@ -289,6 +306,8 @@ def threat_of(
             raise AuditError("--scale is for rows of features, not for stacked images.")
         reach = eps * _scale(values, scale)
     if fixed:
+        if values.ndim > 2:
+            raise AuditError("--fixed is for rows of features, not for stacked images.")
         names = data.names or [str(i) for i in range(values.shape[1])]
         unknown = sorted(set(fixed) - set(names))
         if unknown:
@@ -304,13 +323,19 @@ def _box(bounds: str, values: np.ndarray) -> Any:
         return values.min(axis=0), values.max(axis=0)
     try:
         low, high = (float(part) for part in bounds.split(","))
-        if not low < high:
+        if not (low < high and np.isfinite([low, high]).all()):
             raise ValueError(bounds)
     except ValueError as error:
         raise AuditError(
             "--bounds must be LOW,HIGH with LOW below HIGH, or data, or none. "
             f"Got {bounds!r} instead."
         ) from error
+    if values.min() < low or values.max() > high:
+        raise AuditError(
+            f"The data has values from {values.min():g} to {values.max():g}, outside "
+            f"--bounds {bounds}. Pass the range that input can have, --bounds data for "
+            "that of each feature in the data, or --bounds none."
+        )
     return low, high
 
 

@@ -176,7 +176,7 @@ def beats_constant(clean: float, largest: float) -> Finding | None:
     )
 
 
-#: Share of right rows below which a figure is no more than an anecdote.
+#: Number of right rows below which a figure is no more than an anecdote.
 FEW_ROWS = 30
 
 

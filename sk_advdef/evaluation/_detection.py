@@ -299,7 +299,12 @@ def _watched(detector: Any) -> Any:
 
 
 def detection_figures(
-    estimator: Any, X: Any, y: np.ndarray, eps: Any, reach: dict[str, Any]
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    eps: Any,
+    reach: dict[str, Any],
+    random_state: Any,
 ) -> dict[str, dict[str, float]]:
     """Compare a detector with three baselines on the same attacked rows.
 
@@ -313,7 +318,7 @@ def detection_figures(
     right = np.flatnonzero(predict(model, X) == y)
     if len(right) < FEWEST_SUCCESSES:
         return {}
-    attack = PGD(eps, early_stop=False, random_state=0, **reach)
+    attack = PGD(eps, early_stop=False, random_state=random_state, **reach)
     result = attack.run(model, _safe_indexing(X, right), y[right])
     attacked = _safe_indexing(result.X_adv, np.flatnonzero(result.fooled))
     if len(attacked) < FEWEST_SUCCESSES:

@@ -208,11 +208,8 @@ def walk(subject: Subject, at: np.ndarray) -> Path:
     from sk_advdef.attacks._gradient import Ball, class_goal
 
     problem = subject.problem
-    center, lower, upper = (
-        torch.tensor(values[at]) for values in (problem.X, problem.lower, problem.upper)
-    )
-    eps = torch.tensor(problem.eps, dtype=center.dtype)
-    ball = Ball(center, lower, upper, eps, "linf")
+    ball = Ball.of(problem, at)
+    center, eps = ball.center, ball.eps
     goal = class_goal("margin", torch.tensor(problem.genuine), targeted=False)
     columns = torch.tensor(problem.columns[at])
     rng = np.random.default_rng(subject.seed)

@@ -129,6 +129,7 @@ class RobustnessReport:
             "rejection": {k: plain(v) for k, v in self.rejection.items()},
             "detection": self.detection,
             "certified": self.certified,
+            "certified_by": None if self.certified is None else self.certified_by,
             "not_tried": self.not_tried,
         }
 

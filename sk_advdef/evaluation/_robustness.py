@@ -216,11 +216,11 @@ def evaluate_robustness(
         reach = {"bounds": bounds, "space": space}
         if listed is not None:
             reach = {name: getattr(listed[0], name, None) for name in reach}
-        report.rejection.update(
-            _rejection(estimator, *part, answers[rows], eps, reach, attacks_known)
-        )
+        given = estimator, *part, answers[rows], eps, reach, attacks_known
+        report.rejection.update(_rejection(*given, random_state))
         if listed is None:
-            report.detection.update(detection_figures(estimator, *part, eps, reach))
+            given = estimator, *part, eps, reach
+            report.detection.update(detection_figures(*given, random_state))
             if not report.detection:
                 not_tried.append(
                     "telling attacked rows from genuine ones: the model inside has no "
@@ -286,6 +286,7 @@ def _rejection(
     eps: Any,
     reach: dict[str, Any],
     attacks: list[Attack],
+    random_state: Any,
 ) -> dict[str, Any]:
     """Tell what rejection costs and what it is worth."""
     rejected = ~np.isin(answers, genuine_classes_of(estimator))
@@ -298,7 +299,7 @@ def _rejection(
     rows = np.flatnonzero(answers == y)
     if (eps is not None or reach["space"] is not None) and len(rows):
         kind = PGD if has_view(estimator) else RandomSearch
-        whole = kind(eps, goal="reject", random_state=0, **reach)
+        whole = kind(eps, goal="reject", random_state=random_state, **reach)
         pushed = {}
         left = rows
         for share in (0.25, 0.5, 1.0):

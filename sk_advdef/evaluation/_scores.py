@@ -71,7 +71,7 @@ def as_attacks(attack: Any, name: str = "attack") -> list[Attack]:
             raise ValueError(
                 f"{name}={one!r} does not aim at a wrong answer, so that its success "
                 "is no loss of accuracy. Pass one with targeted=False and "
-                'goal="misclassify".'
+                'goal="fool".'
             )
     if not attacks:
         raise ValueError(f"{name} is an empty list: pass at least one, or None.")

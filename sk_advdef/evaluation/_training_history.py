@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._models import last_step
-from sk_advdef._validation import invalid
-from sk_advdef.evaluation._plotting import axes_for, check_text
+from sk_advdef._validation import check_option, invalid
+from sk_advdef.evaluation._plotting import axes_for
 
 ACCURACY, LOSS = "_accuracy", "_loss"
 
@@ -72,7 +72,7 @@ class TrainingHistoryDisplay:
         )
         if not entries:
             raise invalid(self, "history", "a list of dicts, one an epoch", history)
-        check_text(self, unit=unit)
+        check_option(self, "unit", unit, ("epoch", "round"))
         self.history = history
         self.unit = unit
         self.accuracies = _series(history, ACCURACY)

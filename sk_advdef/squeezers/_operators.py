@@ -22,7 +22,7 @@ def reflected(positions: Any, length: int) -> Any:
     return np.where(positions < length, positions, 2 * length - 1 - positions)
 
 
-def gaussian_matrix(length: int, sigma: float, truncate: float = 4.0) -> Any:
+def gaussian_matrix(length: int, sigma: float) -> Any:
     """Smooth an axis with a Gaussian, borders reflected (d c b a | a b c d | d c b a).
 
     The weights and the border are those of :func:`scipy.ndimage.gaussian_filter`.
@@ -31,7 +31,7 @@ def gaussian_matrix(length: int, sigma: float, truncate: float = 4.0) -> Any:
         return _compact(sparse.identity(length, format="csr"))
     # from here on the mean of the axis, within one part in a million
     sigma = min(sigma, 1000.0 * length)
-    radius = int(truncate * sigma + 0.5)
+    radius = int(4.0 * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -478,4 +477,4 @@ def around(owner: Any, X: np.ndarray, loops: list[Loop], **known: Any) -> Any:
             loops.append(loop)
             yield X
 
-    return partial(wrapped)
+    return wrapped

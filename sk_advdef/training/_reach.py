@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from sk_advdef._torch._registry import as_module
 from sk_advdef._validation import check_option
 from sk_advdef.attacks._base import Attack, Problem, space_of
 from sk_advdef.attacks._geometry import NORMS, check_bounds, check_eps
@@ -26,14 +25,21 @@ class Room:
     """A batch of rows, and where each may go. Sizes are in radii.
 
     ``center`` is never changed; tensors that are clipped or put inside are, to spare
-    copies. Without a space a point stands for itself.
+    copies. Without a space a point stands for itself. ``costless`` marks features whose
+    change has no length, so that an L2 ball does not hold them.
     """
 
     def __init__(
-        self, center: torch.Tensor, eps: Any, low: Any, high: Any, norm: str
+        self,
+        center: torch.Tensor,
+        eps: Any,
+        low: Any,
+        high: Any,
+        norm: str,
+        costless: torch.Tensor | None = None,
     ) -> None:
         self.center, self.eps, self.norm = center, eps, norm
-        self.low, self.high = low, high
+        self.low, self.high, self.costless = low, high, costless
         self._ends: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def uniform(self, radii: float, generator: torch.Generator) -> torch.Tensor:
@@ -65,7 +71,10 @@ class Room:
                 # no length tells where eps is 0
                 change = change * (self.eps > 0)
             over = self.lengths(x).clamp_min(1)
-            return self.boxed(self.center + change / _each(over, x))
+            moved = self.center + change / _each(over, x)
+            if self.costless is not None:
+                moved = torch.where(self.costless, x, moved)
+            return self.boxed(moved)
         if self._ends is None:
             self._ends = (
                 self.boxed(self.center - self.eps),
@@ -76,8 +85,13 @@ class Room:
     def lengths(self, x: torch.Tensor) -> torch.Tensor:
         """Length of each row's change, in radii."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype)
-        unit = torch.where(eps > 0, (x - self.center) / eps, 0.0).flatten(1)
-        return unit.abs().amax(dim=1) if self.norm == "linf" else unit.norm(dim=1)
+        unit = torch.where(eps > 0, (x - self.center) / eps, 0.0)
+        if self.norm == "linf":
+            return unit.flatten(1).abs().amax(dim=1)
+        return self._charged(unit).flatten(1).norm(dim=1)
+
+    def _charged(self, change: torch.Tensor) -> torch.Tensor:
+        return change if self.costless is None else change.masked_fill(self.costless, 0)
 
     def up(self, x: torch.Tensor, grad: torch.Tensor, size: Any) -> torch.Tensor:
         """Go up the gradient as steeply as the norm allows; may leave the room.
@@ -88,10 +102,12 @@ class Room:
         if self.norm == "linf":
             way = grad.sign_()
         else:
-            way = grad * self.eps
+            way = self._charged(grad * self.eps)
             peak = way.abs().flatten(1).amax(dim=1)
             way = way / _each(peak.clamp_min(torch.finfo(x.dtype).tiny), x)
             way = way / _each(l2_length(way).clamp_min(1e-12), x)
+            if self.costless is not None:
+                way = torch.where(self.costless, grad.sign(), way)
         if torch.is_tensor(size):
             size = _each(size, x)
         if isinstance(size, float) and isinstance(self.eps, float):
@@ -113,7 +129,8 @@ class SpaceRoom(Room):
             torch.tensor(np.asarray(v), dtype=torch.float32)
             for v in (problem.eps, problem.lower, problem.upper)
         )
-        super().__init__(torch.tensor(problem.X), eps, low, high, norm)
+        costless = torch.tensor(problem.rules.costless)
+        super().__init__(torch.tensor(problem.X), eps, low, high, norm, costless)
         self.snap = Snap(problem, np.arange(len(problem.X)))
         self.gain: torch.Tensor | None = None
 
@@ -158,10 +175,6 @@ class Reach:
         eps = self.eps * part
         eps = float(eps) if eps.ndim == 0 else torch.tensor(eps, dtype=x.dtype)
         return Room(x, eps, self.low, self.high, self.norm)
-
-    def view(self) -> Any:
-        """Return the model as it is at this moment."""
-        return as_module(self.model)
 
 
 def _as_operands(low: np.ndarray, high: np.ndarray) -> tuple[Any, Any]:

@@ -13,8 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sk_advdef._torch._copies import copied
 
-AVERAGING = ("ema", "swa")
-
 
 def tensors(module: nn.Module) -> list[torch.Tensor]:
     """Return all weights and buffers themselves."""

@@ -199,7 +199,13 @@ def test_labels_that_the_surrogate_does_not_know(forest, digits):
 
 
 @pytest.mark.parametrize(
-    "params", [{"attack": "pgd"}, {"queries": 0}, {"surrogate": LogisticRegression}]
+    "params",
+    [
+        {"attack": "pgd"},
+        {"attack": PGD(0.1, goal="reject")},
+        {"queries": 0},
+        {"surrogate": LogisticRegression},
+    ],
 )
 def test_bad_parameter(params, forest, digits):
     attack = Transfer(PGD(0.1)).set_params(**params)

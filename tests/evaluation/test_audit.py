@@ -27,7 +27,9 @@ from sk_advdef import Diagnosis
 from sk_advdef.__main__ import _parser, main
 from sk_advdef.evaluation import _audit
 from sk_advdef.evaluation._audit_inputs import (
+    fitted_to,
     is_ours,
+    load_data,
     load_model,
     sha256,
     without_reach,
@@ -296,6 +298,16 @@ def test_a_table_with_names(files, capsys, monkeypatch):
         ("tree.pkl", "latin.csv", "--trust --target class", "cannot be read: Unicode"),
         ("cut.skops", "rows.npz", "--trust", "cannot be read"),
         ("cut.pkl", "rows.npz", "--trust", "cannot be read"),
+        ("model.joblib", "rows.npz", "--trust --bounds=-inf,inf", "--bounds must be"),
+        ("model.joblib", "rows.npz", "--trust", "outside --bounds 0,1.*--bounds data"),
+        ("tree.pkl", "rows.csv", "--trust --target class", "outside --bounds 0,1"),
+        ("model.joblib", "stacked.npz", "--trust --fixed 0", "not for stacked images"),
+        (
+            "model.joblib",
+            "rows.npz",
+            "--trust --bounds none --image-shape 3,3",
+            "--image-shape and --channel-axis: .* has 9 values, but X has 6",
+        ),
     ],
 )
 def test_no_audit(files, capsys, model, data, words, error):
@@ -313,6 +325,7 @@ def test_no_audit(files, capsys, model, data, words, error):
         ("two.npz", np.zeros((3, 6)), np.zeros(2)),
         ("none.npz", np.zeros((0, 6)), np.zeros(0)),
         ("holes.npz", np.full((1, 6), np.nan), np.array(["<b>ham"])),
+        ("stacked.npz", np.zeros((3, 2, 3)), np.array(["<b>ham"] * 3)),
     ):
         np.savez(files / name, X=rows, y=labels)
     for name, whole in (("cut.npz", "rows.npz"), ("cut.pkl", "tree.pkl")):
@@ -327,6 +340,27 @@ def test_no_audit(files, capsys, model, data, words, error):
     said = capsys.readouterr()
     assert re.search(error, said.err), said.err
     assert not said.out
+
+
+@pytest.mark.parametrize(
+    "classes, spelled",
+    [
+        (["NA", "None", "ok"], ["NA", "None", "ok"]),
+        (["0", "1", "2"], [0, 1, 2]),
+        ([0, 1, 2], ["0", "1", "2"]),
+    ],
+)
+def test_labels_as_they_are_spelled_in_a_table(files, classes, spelled, tmp_path):
+    X, y = make_rows(n_samples=90)
+    codes = np.unique(y, return_inverse=True)[1]
+    model = DecisionTreeClassifier(max_depth=3, random_state=0)
+    model.fit(X, np.array(classes)[codes])
+    path = tmp_path / "rows.csv"
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    frame.assign(label=np.array(spelled)[codes]).to_csv(path, index=False)
+    data = fitted_to(model, load_data(path, "label"))
+    np.testing.assert_array_equal(data.y, np.array(classes)[codes])
+    assert data.y.dtype.kind == np.array(classes).dtype.kind
 
 
 class Trap:
@@ -366,6 +400,9 @@ def test_a_crash_is_no_verdict(files, capsys, monkeypatch):
         ("--eps 1 --fail-under x", "must be a number in [0, 1], got x"),
         ("--eps 1 --rows 2.5", "must be a whole number from 1, got 2.5"),
         ("--eps 1 --image-shape 3,x", "must be H,W or H,W,C, got 3,x"),
+        ("--eps 1 --seed=-1", "must be a whole number in [0, 2**32), got -1"),
+        ("--eps 1 --seed x", "must be a whole number in [0, 2**32), got x"),
+        ("--eps 1 --jobs 0", "a whole number other than 0 (-1: all cores), got 0"),
     ],
 )
 def test_arguments_are_named(files, words, said, capsys):

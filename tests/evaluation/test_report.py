@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 from sk_advdef import RobustnessReport
 from sk_advdef.evaluation._intervals import wilson
@@ -51,8 +51,11 @@ def report():
 def test_wilson(rows):
     for right in {0, 1, rows // 2, rows}:
         low, high = wilson(right / rows, rows)
-        expected = binomtest(right, rows).proportion_ci(method="wilson")
-        np.testing.assert_allclose((low, high), expected, rtol=1e-12)
+        z, share = norm.ppf(0.975), right / rows
+        middle = share + z**2 / (2 * rows)
+        half = z * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+        expected = np.array([middle - half, middle + half]) / (1 + z**2 / rows)
+        np.testing.assert_allclose((low, high), expected, rtol=1e-9, atol=1e-15)
         assert 0 <= low <= right / rows <= high <= 1
         assert type(low) is type(high) is float
     assert wilson(np.nan, 0) == (0.0, 1.0)
@@ -95,6 +98,9 @@ def test_json(report):
     }
     assert found["detection"] == {"the detector": {"at 5% false positives": None}}
     assert found["not_tried"] == ["<i>more</i>."]
+    for share, by in ((None, None), (0.25, "interval bounds")):
+        told = make(certified=share, certified_by="interval bounds").to_dict()
+        assert (told["certified"], told["certified_by"]) == (share, by)
     nothing = make(evaluated=np.zeros(10, dtype=bool)).to_json()
     assert json.loads(nothing)["worst_case_accuracy"] is None
     assert np.isnan(report.to_dict()["attacks"][0]["distortion"])

@@ -294,8 +294,11 @@ def test_what_a_search_has_chosen_is_attacked(flowers, linear):
     "attack", [PGD(0.3, targeted=True, bounds=None), PGD(0.3, goal="reject")]
 )
 def test_attacks_with_another_aim_are_refused(attack, flowers, linear):
-    with pytest.raises(ValueError, match="does not aim at a wrong answer"):
+    told = 'does not aim at a wrong answer.*targeted=False.*goal="fool"'
+    with pytest.raises(ValueError, match=told):
         evaluate_robustness(linear, *flowers, attacks=attack)
+    as_told = attack.set_params(targeted=False, goal="fool", bounds=None)
+    assert evaluate_robustness(linear, *flowers, attacks=as_told).clean_accuracy > 0
 
 
 def test_labels_of_another_kind(linear, flowers):

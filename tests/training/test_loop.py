@@ -1,10 +1,12 @@
 """Each method of adversarial training beside a loop written by hand."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNetClassifier
 from skorch.dataset import ValidSplit
 from torch import nn
@@ -15,7 +17,8 @@ from sk_advdef import FGSM, PGD, AdversariallyAugmentedClassifier, FeatureSpace
 from sk_advdef._torch._loader import Batches, fast_iterator
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
-from sk_advdef.training._reach import Room
+from sk_advdef.attacks._base import Problem
+from sk_advdef.training._reach import Room, SpaceRoom
 from sk_advdef.training._watch import Best
 from tests._torch._cases import make_net
 
@@ -457,6 +460,21 @@ def test_what_may_not_move_is_put_back(eps):
     moved = room.inside(center + 0.01 * torch.rand(6, 3))
     kept = torch.zeros(3) if isinstance(eps, float) else (eps > 0).float()
     assert ((moved != center).float() == kept).all()
+
+
+def test_room_of_a_space_charges_nothing_for_what_has_no_length():
+    space = FeatureSpace(eps=[0.3, 0.4, 0.1, 0.1, np.inf], one_hot=[[2, 3]])
+    space = replace(space, bounds={4: (-5, 5)})
+    rows = np.array([[0.0, 0.0, 1.0, 0.0, 0.0]], dtype=np.float32)
+    model = LogisticRegression().fit(np.repeat(rows, 4, axis=0), [0, 1, 0, 1])
+    attack = PGD(None, norm="l2", bounds=None, space=space)
+    room = SpaceRoom(Problem(attack, model, rows, [0]), "l2")
+    grad = torch.tensor([[1.0, 1.0, -1.0, 1.0, 1.0]])
+    moved = room.inside(room.up(room.center.clone(), grad.clone(), 1.0))
+    unit = (moved - room.center)[0, :2] / torch.tensor([0.3, 0.4])
+    assert unit.norm() == pytest.approx(1, abs=1e-5)
+    assert moved[0, 4] == 5
+    assert room.point(moved)[0, 2:4].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("eps", [0.1, np.array([0.1] * WIDTH)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -54,8 +55,8 @@ def test_kinds_of_classifiers(kind):
         scores = model.decision_function(X)
         assert (model.classes_[scores.argmax(axis=1)] == model.predict(X)).all()
         assert PGD(3.0, bounds=None).run(model, X[:20], y[:20]).fooled.any()
-        view = as_module(model)
-        assert view is not None
+        view = as_module(model)(torch.tensor(X)).argmax(dim=1)
+        np.testing.assert_array_equal(model.classes_[view], model.predict(X))
     assert not hasattr(make(small_net()), "decision_function")
 
 
