@@ -388,7 +388,7 @@ def test_a_crash_is_no_verdict(files, capsys, monkeypatch):
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(_audit, "evaluate_robustness", crash)
-    words = ["--trust", "--eps", "1", "--target", "class"]
+    words = ["--trust", "--eps", "1", "--target", "class", "--bounds", "none"]
     assert audit(files, *words) == _audit.NO_AUDIT
     assert "out of luck" in capsys.readouterr().err
 

@@ -692,7 +692,7 @@ def test_rejection_by_hand(behind):
 
 def test_detection_figures(reader):
     X, y, model = reader.X, reader.y, reader.model
-    figures = detection_figures(model, X, y, 0.1, BOX)
+    figures = detection_figures(model, X, y, 0.1, BOX, 0)
     assert list(figures) == [
         "the detector",
         "the largest probability",
@@ -740,10 +740,10 @@ def test_tpr_at_fpr(n, rate):
 
 
 def test_no_detection_figures(reader, linear, flowers):
-    few = detection_figures(reader.model, reader.X[:40], reader.y[:40], 1e-3, BOX)
+    few = detection_figures(reader.model, reader.X[:40], reader.y[:40], 1e-3, BOX, 0)
     assert few == {}
-    assert detection_figures(linear, *flowers, 0.1, BOX) == {}
+    assert detection_figures(linear, *flowers, 0.1, BOX, 0) == {}
     steps = make_pipeline(MinMaxScaler().fit(reader.X * [16]), reader.model)
     X = reader.X.astype(np.float64) * 16
-    figures = detection_figures(steps, X, reader.y, 1.6, BOX | {"bounds": (0, 16)})
+    figures = detection_figures(steps, X, reader.y, 1.6, BOX | {"bounds": (0, 16)}, 0)
     assert set(figures) > {"the detector"}
