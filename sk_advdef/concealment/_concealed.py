@@ -42,10 +42,11 @@ class ConcealedClassifier(WrappingClassifier):
     decimals : int, default=1
         Decimals that "rounded" keeps, in [0, 12].
     noise : float, default=0.5
-        Standard deviation of the noise of "noisy", in units of log-probability.
+        Standard deviation of the noise of "noisy", in units of log-probability, in
+        [0, inf).
     cell_size : float, default=0.1
-        Width of the cells of the input space, in units of the features. Inputs of one
-        cell get the same noise.
+        Width of the cells of the input space, in units of the features, in (0, inf).
+        Inputs of one cell get the same noise.
     secret : str, default="SK_ADVDEF_SECRET"
         Name of the environment variable with the secret that "noisy" draws from, of at
         least 16 characters. Unset, a key is drawn for each process, with a warning.
@@ -63,6 +64,9 @@ class ConcealedClassifier(WrappingClassifier):
 
     Raises
     ------
+    ValueError
+        If a parameter is not of the kind described, or ``reveal="noisy"`` gets rows
+        that are not all numbers.
     RuntimeError
         By ``predict`` and ``predict_proba`` where the model itself fails on an input
         that is well formed. The model's own error goes to the log

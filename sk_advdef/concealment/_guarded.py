@@ -47,12 +47,13 @@ class GuardedClassifier(Guarding):
         answer is the label of the oldest of the similar queries, which may be wrong,
         also for a genuine user whose row is flagged falsely.
     burst : int or None, default=None
-        Rows that may be asked at once. None: as many as the limit names.
+        Rows that may be asked at once, in [1, 1000000]. None: as many as the limit
+        names.
     suspicious_cost : float or None, default=None
-        Rows that a suspicious one counts for. None: 10 for actions that show
-        themselves, 1 for "flag" and "decoy", since a cost can be seen.
+        Rows that a suspicious one counts for, in [1, inf). None: 10 for actions that
+        show themselves, 1 for "flag" and "decoy", since a cost can be seen.
     delay : float, default=1.0
-        Seconds that "delay" waits.
+        Seconds that "delay" waits, in [0, inf).
     allow : sequence of accounts, default=()
         Accounts that are neither throttled nor watched, such as tools of one's own.
     on_store_failure : {"closed", "open"}, default="closed"
@@ -81,6 +82,9 @@ class GuardedClassifier(Guarding):
 
     Raises
     ------
+    ValueError
+        By ``fit``, and by the first call around what is frozen, if a parameter is not
+        of the kind described or the store cannot be opened.
     QueryRefused
         By ``predict`` and ``predict_proba``, with a ``reason`` and ``retry_after``.
     RuntimeError

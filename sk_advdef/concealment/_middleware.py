@@ -83,20 +83,29 @@ class QueryGuardMiddleware:
     exempt_paths : sequence of str, default=()
         Paths that pass unread, such as "/health"; exactly these.
     max_bytes : int, default=1_000_000
-        Bytes of a body.
+        Bytes of a body, at least 1.
     max_rows : int, default=1000
-        Rows of a request. While they are compared to earlier ones, others wait.
+        Rows of a request, at least 1. While they are compared to earlier ones, others
+        wait.
     body_timeout : float, default=10.0
-        Seconds in which the whole body must come.
+        Seconds in which the whole body must come, in (0, inf).
     max_pending : int, default=128
-        Requests that wait for a thread or are in one; others are answered 503. As many
-        again may wait for ``delay``.
+        Requests that wait for a thread or are in one, at least 1; others are answered
+        503. As many again may wait for ``delay``.
     threads : int, default=8
-        Threads that read rows and ask the store, so that the event loop never waits.
+        Threads that read rows and ask the store, at least 1, so that the event loop
+        never waits.
     max_total_bytes : int or None, default=None
         Bytes of all bodies that are being read or checked, at least ``max_bytes``;
         where these are taken the answer is 503. None: as many as ``max_pending`` bodies
         of ``max_bytes``.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not of the kind described, or the guard is not ready.
+    ImportError
+        If the features of the model have names and pandas is missing.
 
     See Also
     --------

@@ -53,9 +53,9 @@ class SimilarQueryDetector(Remembering):
         remembered. As many as one over this are needed in ``fit``, else nothing is
         flagged, with a warning.
     history_size : int or None, default=None
-        Number of earlier rows that the threshold is made for. A history that is longer
-        raises more false alarms. None: as many as ``fit`` has rows, less one; for
-        "provenance" half of them, since the others come in after it.
+        Number of earlier rows that the threshold is made for, at least 1. A history
+        that is longer raises more false alarms. None: as many as ``fit`` has rows, less
+        one; for "provenance" half of them, since the others come in after it.
     scope : {"corroborated", "account", "shared"}, default="corroborated"
         Whose earlier rows are evidence. "account": those of the account that asks.
         "shared": those of all accounts, so that an attack spread over many accounts is
@@ -64,14 +64,14 @@ class SimilarQueryDetector(Remembering):
         itself asked about a similar row; nobody is flagged for what others asked. For
         "fingerprint", whose score is that of one row, this is the same as "account".
     n_neighbors : int, default=5
-        Neighbors of "knn", and steps of "provenance". An attack is noticed after about
-        as many queries.
+        Neighbors of "knn", and steps of "provenance", at least 1. An attack is noticed
+        after about as many queries.
     encoder : transformer or None, default=None
         Makes features for "knn" and "provenance"; a clone is fitted, or
         ``FrozenEstimator(encoder)`` is taken as it is.
     window : int or None, default=None
-        Values in a window of "fingerprint". None: the shortest of 8, 20 and 50 with
-        which genuine rows have little in common.
+        Values in a window of "fingerprint", at least 1. None: the shortest of 8, 20 and
+        50 with which genuine rows have little in common.
     sketch_size : int, default=50
         Tokens of a row, in [8, 255].
     quantization : int, default=50
@@ -80,14 +80,14 @@ class SimilarQueryDetector(Remembering):
         Range of values for "fingerprint". None: the smallest and largest in ``fit``,
         one pair for images, one a feature for rows.
     max_rows : int, default=100000
-        Rows that are remembered. Where these are taken, the account that has the most
-        gives up its oldest.
+        Rows that are remembered, in [1, 2**31). Where these are taken, the account that
+        has the most gives up its oldest.
     account_quota : int, default=10000
-        Rows of one account that are remembered; beyond, its oldest go.
+        Rows of one account that are remembered, at least 1; beyond, its oldest go.
     max_age : float, default=86400.0
-        Seconds after which rows are forgotten.
+        Seconds after which rows are forgotten, in (0, inf).
     max_bytes : int or None, default=None
-        Lowers ``max_rows`` to what fits into so many bytes, about.
+        Lowers ``max_rows`` to what fits into so many bytes, at least 1, about.
     secret : str, default="SK_ADVDEF_SECRET"
         Name of the environment variable with the secret, of at least 16 characters,
         that fingerprints are salted with, and that digests of rows are made with.
@@ -113,6 +113,17 @@ class SimilarQueryDetector(Remembering):
         Number of features seen in ``fit`` (for stacked images, their first axis).
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen in ``fit``, where ``X`` has names that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not of the kind described.
+
+    Warns
+    -----
+    UserWarning
+        If ``fit`` has too few rows for ``false_positive_rate``, or fingerprints have
+        no secret.
 
     See Also
     --------

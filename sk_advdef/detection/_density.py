@@ -108,6 +108,12 @@ class DensityDetector(Detector):
     TypeError
         If ``layers`` are named for what is not a net.
 
+    Warns
+    -----
+    UserWarning
+        If there are too few held-out rows for ``contamination``, or so many of them
+        share the lowest score that next to nothing will be flagged.
+
     See Also
     --------
     DropoutUncertaintyDetector : Detection by disagreement, for nets with dropout.

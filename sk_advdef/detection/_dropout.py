@@ -163,6 +163,12 @@ class DropoutUncertaintyDetector(Detector):
     TypeError
         If the estimator is not a net.
 
+    Warns
+    -----
+    UserWarning
+        If there are too few held-out rows for ``contamination``, or so many of them
+        share the lowest score that next to nothing will be flagged.
+
     See Also
     --------
     RejectingClassifier : A classifier that rejects what a detector flags.

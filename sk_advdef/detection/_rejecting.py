@@ -64,6 +64,8 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     ------
     ValueError
         If ``reject_label`` is among the labels or of another kind.
+    TypeError
+        If ``detector`` is neither a detector of this package nor frozen.
 
     See Also
     --------

@@ -107,6 +107,12 @@ class FeatureSqueezingDetector(Detector, _BaseComposition):
         If ``squeezers`` is no list of named transformers, or one of them returns rows
         of another shape.
 
+    Warns
+    -----
+    UserWarning
+        If there are too few held-out rows for ``contamination``, or so many of them
+        share the lowest score that next to nothing will be flagged.
+
     See Also
     --------
     RejectingClassifier : A classifier that rejects what a detector flags.

@@ -162,6 +162,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     ValueError
         If ``estimator`` is frozen, ``adversarial_label`` is among the labels or does
         not go with the method, or what is for nets is asked of another classifier.
+    TypeError
+        If ``estimator`` is no net and has neither ``predict_proba`` nor
+        ``decision_function``.
 
     Warns
     -----

@@ -51,8 +51,8 @@ class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             )
         if not hasattr(self.estimator, "fit"):
             raise TypeError(
-                f"The 'estimator' parameter of {name} must be a classifier with "
-                f"fit and predict_proba. Got {self.estimator!r} instead."
+                f"The 'estimator' parameter of {name} must be a classifier with fit "
+                f"and {' or '.join(self._scores)}. Got {self.estimator!r} instead."
             )
         answers = any(hasattr(self.estimator, score) for score in self._scores)
         if not is_net(self.estimator) and not answers:
