@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import math
+import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import Future
 from typing import Any
 
 from sk_advdef.concealment._json_rows import BadRequest
@@ -27,13 +29,19 @@ class Disconnected(Exception):
 
 
 class Room:
-    """Bytes that the bodies of all requests may take together.
-
-    It is used by the event loop only, so that no lock is needed.
-    """
+    """Bytes that the bodies of all requests may take together."""
 
     def __init__(self, size: int) -> None:
         self.left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take bytes, or give them back where there are less than none; tell if so."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Share]:
@@ -53,18 +61,17 @@ class Share:
 
     def __init__(self, room: Room) -> None:
         self._room, self._size = room, 0
-        self.held_by: asyncio.Future[Any] | None = None
+        self.held_by: Future[Any] | None = None
 
     def take(self, size: int) -> None:
         """Take bytes, or refuse."""
-        if size > self._room.left:
+        if not self._room.take(size):
             raise QueryRefused("unavailable", 1.0)
-        self._room.left -= size
         self._size += size
 
     def give_back(self) -> None:
         """Give all back."""
-        self._room.left += self._size
+        self._room.take(-self._size)
         self._size = 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from sk_advdef._validation import seconds
 from sk_advdef.concealment._accounts import account_id
+from sk_advdef.concealment._forking import PATIENCE, take_part
 from sk_advdef.concealment._gcra import SECOND, Rate
 from sk_advdef.concealment._history import Seen
 from sk_advdef.concealment._recent import RecentScores
@@ -69,6 +70,8 @@ def rows_of(accounts: list[Any]) -> dict[Any, int]:
 class Gate:
     """Throttles and watches; every question to the store goes through here."""
 
+    fork_rank = 1
+
     def __init__(
         self,
         store: Store,
@@ -84,6 +87,19 @@ class Gate:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(COUNTED, 0)
         self._recent = RecentScores(RECENT_ACCOUNTS, RECENT_SCORES)
+        take_part(self)
+
+    def rest(self) -> bool:
+        """Finish what is at work, before a fork."""
+        return self._lock.acquire(timeout=PATIENCE)
+
+    def go_on(self) -> None:
+        """Let others in again."""
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """Make the lock anew in the child of a fork."""
+        self._lock = threading.Lock()
 
     def count(self, **counts: int) -> None:
         """Add to the counters."""

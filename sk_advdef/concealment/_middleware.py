@@ -227,6 +227,7 @@ class QueryGuardMiddleware:
         self._max_bytes, self._max_rows = max_bytes, max_rows
         self._body_timeout = body_timeout
         self._max_pending, self._pending, self._delayed = max_pending, 0, 0
+        self._counting = threading.Lock()
         self._room = Room(max_total_bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sk_advdef-guard")
         # what is wrong with the guard shows now, and not as an answer to a client
@@ -317,21 +318,30 @@ class QueryGuardMiddleware:
                 raise Disconnected
             return self._check(scope, body)
 
-        def done(work: asyncio.Future[Admitted]) -> None:
-            self._pending -= 1
-            if not work.cancelled():
-                work.exception()  # or asyncio says that nobody asked
-
-        self._pending += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pool, check)
-        work.add_done_callback(done)
+        with self._counting:
+            self._pending += 1
         try:
-            return await asyncio.shield(work)
+            job = self._pool.submit(check)
+        except BaseException:
+            left.set()  # without a thread it may be queued all the same
+            self._done()
+            raise
+        # by the thread: the loop may be closed before
+        job.add_done_callback(self._done)
+        work = asyncio.wrap_future(job)
+        try:
+            await asyncio.wait([work])
         except asyncio.CancelledError:
             left.set()
-            if not work.done():
-                share.held_by = work
+            share.held_by = job
+            # or asyncio says that nobody asked what became of it
+            work.add_done_callback(lambda work: work.cancelled() or work.exception())
             raise
+        return work.result()
+
+    def _done(self, _: object = None) -> None:
+        with self._counting:
+            self._pending -= 1
 
     async def _delay(self) -> None:
         """Wait, and keep the bodies of no more than some that do."""

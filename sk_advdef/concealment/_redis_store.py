@@ -59,7 +59,7 @@ LEAST_AGE, MOST_AGE = 1, 366 * 86400
 
 # A new counter starts at the clock, so that numbers never come twice, also where the
 # server has lost everything. Marks hold the last number of each 64th part of a
-# lifetime, by its time: what was appended a lifetime and a part ago is too old. Where
+# lifetime, by the end of that part: what ended a lifetime ago is too old. Where
 # guards differ in how long they remember, the log is as short as the shortest.
 APPEND = (
     NOW
@@ -96,10 +96,10 @@ for _, member in ipairs(redis.call('ZRANGE', log, 0, -keep - 1)) do
   redis.call('ZREM', log, member)
 end
 local step = age * 1000000 / 64
-local slot = string.format('%.0f', math.floor(now / step) * step)
+local slot = string.format('%.0f', (math.floor(now / step) + 1) * step)
 redis.call('ZREMRANGEBYSCORE', marks, slot, slot)
 redis.call('ZADD', marks, slot, string.format('%.0f', last))
-local before = string.format('%.0f', now - 65 * step)
+local before = string.format('%.0f', now - 64 * step)
 local old = redis.call('ZREVRANGEBYSCORE', marks, before, '-inf', 'LIMIT', 0, 1)[1]
 if old then
   redis.call('ZREMRANGEBYSCORE', log, '-inf', old)

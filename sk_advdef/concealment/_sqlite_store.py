@@ -8,10 +8,10 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 
 from sk_advdef.concealment._columns import Bounds
+from sk_advdef.concealment._forking import take_part
 from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import PAGE, Entry, StoreError
 
@@ -43,33 +43,10 @@ TRIM_EVERY = 64
 MARKS = 64
 
 
+#: Held while a file is made and opened, of whichever store.
 _opening = threading.Lock()
-_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
-
-
-_forking = threading.local()
-
-
-def _let_go() -> None:
-    """Close all files before a fork, and let nobody open one until it is done.
-
-    A child would take the locks of its parent for its own, and hold none.
-    """
-    with _opening:
-        stores = list(_stores)
-    _forking.paused = [store for store in stores if store._pause()]
-    _opening.acquire()
-
-
-def _go_on() -> None:
-    _opening.release()
-    for store in _forking.paused:
-        store._lock.release()
-    _forking.paused = []
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=_go_on)
+#: What the parent of this process had open: neither used nor closed here.
+_abandoned: list[sqlite3.Connection] = []
 
 
 class SqliteStore:
@@ -81,23 +58,22 @@ class SqliteStore:
     """
 
     is_shared = True
+    fork_rank = 2
 
     def __init__(self, path: str, timeout: float) -> None:
         self._path, self._timeout = path, timeout
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._owner = 0
         #: which file is open, by device and number
         self._file: tuple[int, int] | None = None
         #: the first counts: a process may end before many have come
         self._hits = PURGE_EVERY - 1
         #: of each stream since it was trimmed: how many entries, and of whom
         self._untrimmed: dict[str, tuple[int, set[bytes]]] = {}
-        with _opening:
-            _stores.add(self)
+        take_part(self)
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._owner == os.getpid():
+        if self._connection is not None:
             if self._file == self._file_there():
                 return self._connection
             # to go on with a file that nobody else sees would open the limit
@@ -112,7 +88,7 @@ class SqliteStore:
             # process would give up the locks that keep others from its journal
             with contextlib.suppress(FileExistsError):
                 flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-                os.close(os.open(self._path, flags, 0o600))
+                os.close(os.open(os.path.realpath(self._path), flags, 0o600))
             connection = sqlite3.connect(
                 self._path,
                 timeout=self._timeout,
@@ -120,7 +96,7 @@ class SqliteStore:
                 check_same_thread=False,
             )
         self._make_tables(connection)
-        self._connection, self._owner = connection, os.getpid()
+        self._connection = connection
         self._file = self._file_there()
         return connection
 
@@ -134,7 +110,7 @@ class SqliteStore:
     def _drop(self) -> None:
         """Close the file, to open it anew at the next call."""
         connection, self._connection = self._connection, None
-        if connection is not None and self._owner == os.getpid():
+        if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
@@ -155,8 +131,6 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        if self._owner not in (0, os.getpid()):
-            self._lock, self._connection, self._owner = threading.Lock(), None, 0
         if not self._lock.acquire(timeout=self._timeout):
             raise StoreError("sqlite: another thread holds the connection")
         try:
@@ -239,8 +213,8 @@ class SqliteStore:
                 self._trim(connection, stream, accounts, bounds)
                 count, accounts = 0, set()
             page = self._page(connection, stream, cursor, first)
-        self._untrimmed[stream] = count, accounts
-        return first, page
+            self._untrimmed[stream] = count, accounts
+            return first, page
 
     @staticmethod
     def _trim(
@@ -291,12 +265,26 @@ class SqliteStore:
             (stream, cursor, stop, PAGE),
         ).fetchall()
 
-    def _pause(self) -> bool:
-        """Close the file and keep the lock, unless it is not to be had in time."""
+    # a child would take the locks of its parent on the file for its own, and hold none
+
+    def rest(self) -> bool:
+        """Close the file, and keep the lock, before a fork."""
         mine = self._lock.acquire(timeout=self._timeout + 1)
         if mine:
             self._drop()
         return mine
+
+    def go_on(self) -> None:
+        """Let others in again."""
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """Open the file anew in the child of a fork."""
+        global _opening
+        _opening = threading.Lock()
+        if self._connection is not None:
+            _abandoned.append(self._connection)
+        self._lock, self._connection = threading.Lock(), None
 
     def close(self) -> None:
         """Close the file."""

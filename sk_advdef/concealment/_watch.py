@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from sk_advdef.concealment._forking import PATIENCE, take_part
 from sk_advdef.concealment._history import History, Query, Seen
 from sk_advdef.concealment._store import END, PAGE, Entry, Store, StoreError
 
@@ -68,6 +69,8 @@ class Watch:
     ``coder`` and ``key`` are secrets that the detector made for this process.
     """
 
+    fork_rank = 0
+
     def __init__(
         self,
         history: History,
@@ -84,6 +87,24 @@ class Watch:
         self._stream, self._cursor = stream, 0
         self._order = threading.Lock()
         self._failed_at = -np.inf
+        take_part(self)
+
+    def rest(self) -> bool:
+        """Finish what changes the history, before a fork.
+
+        Not the whole call: who waits for the store must be able to end.
+        """
+        return self.history.lock.acquire(timeout=PATIENCE)
+
+    def go_on(self) -> None:
+        """Let others in again."""
+        self.history.lock.release()
+
+    def begin_anew(self) -> None:
+        """Make the locks anew in the child of a fork; the log tells what it misses."""
+        global _lock
+        _lock = threading.RLock()
+        self._order, self.history.lock = threading.Lock(), threading.RLock()
 
     def observe(self, queries: list[Query]) -> list[Seen]:
         """Score queries one after the other, and remember them, with none between."""

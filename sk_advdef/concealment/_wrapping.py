@@ -82,10 +82,13 @@ def takes(model: Any, what: str) -> bool:
             if what != "allow_nan" or fills or isinstance(step, ColumnTransformer):
                 return True
         return True
-    if getattr(get_tags(model).input_tags, what):
-        return True
+    try:
+        if getattr(get_tags(model).input_tags, what):
+            return True
+    except (AttributeError, TypeError, ValueError):
+        return False  # scikit-learn's own Pipeline passes over those that do not tell
     within = getattr(model, "best_estimator_", getattr(model, "estimator", None))
-    return within is not None and not is_net(within) and takes(within, what)
+    return hasattr(within, "fit") and not is_net(within) and takes(within, what)
 
 
 class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
@@ -186,7 +189,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         tags = self.__sklearn_tags__().input_tags
         checks: dict[str, Any] = {
             "dtype": None if tags.string or tags.categorical else "numeric",
-            "ensure_all_finite": not tags.allow_nan,
+            "ensure_all_finite": self._finite(allow_nan=tags.allow_nan),
             "allow_nd": may_take_images(self._model),
         }
         if not hasattr(X, "columns"):
@@ -194,6 +197,13 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         X = self._rows(X, reset=reset)
         check_array(X, **checks | {"dtype": None}, estimator=self, input_name="X")
         return X
+
+    def _finite(self, *, allow_nan: bool) -> bool | str:
+        """Tell what scikit-learn is to check; by the model's own tag, nothing."""
+        if is_net(self.estimator) or not allow_nan:
+            return not allow_nan
+        own = get_tags(unfrozen(self.estimator)).input_tags.allow_nan
+        return False if own else "allow-nan"
 
     def _is_plain(self, X: Any) -> bool:
         """Whether scikit-learn's checks, which take longer, would only return X."""

@@ -17,7 +17,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
@@ -351,6 +351,30 @@ def test_what_no_step_takes_is_refused_in_scikit_learns_words():
                 wrapper(FrozenEstimator(model)).predict(holed())
             with pytest.raises(ValueError, match="could not convert string"):
                 wrapper(FrozenEstimator(model)).predict(np.repeat(WORDS, 4, axis=1))
+
+
+class Silent:
+    """A transformer that tells nothing of itself."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_steps_that_tell_nothing_of_themselves():
+    model = Pipeline([("silent", Silent()), ("linear", clone(linear))]).fit(X, y)
+    for wrapper in (ConcealedClassifier, GuardedClassifier):
+        wrapped = wrapper(FrozenEstimator(model))
+        np.testing.assert_array_equal(wrapped.predict(X), model.predict(X))
+
+
+def test_infinity_is_not_what_is_missing():
+    rows = np.where(np.isnan(holed()), np.inf, X)
+    model = make_pipeline(SimpleImputer(), linear).fit(holed(), y)
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        ConcealedClassifier(FrozenEstimator(model)).predict(rows)
 
 
 def test_another_frozen_model_answers_at_once():

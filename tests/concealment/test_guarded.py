@@ -1,6 +1,8 @@
 import json
 import logging
+import os
 import pickle
+import signal
 import threading
 import time
 import tracemalloc
@@ -743,3 +745,36 @@ def test_a_call_without_the_store_counts_once(tmp_path, monkeypatch):
 
 def failing_store(self):
     raise OSError("gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("store", ["memory://", "sqlite"])
+def test_forks_while_threads_are_watched(store, tmp_path):
+    uri = store if "//" in store else f"sqlite:///{tmp_path}/guard.db"
+    guarded, stop = watched("flag", store=uri, limit="1000000/day"), threading.Event()
+
+    def ask(name):
+        for row in GENUINE:
+            if stop.is_set():
+                return
+            guarded.predict(row[None], account=name)
+
+    guarded.predict(X[:1], account="first")
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    ends = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # which ends who hangs
+            told = guarded.predict(X[:1], account="first") == model.predict(X[:1])
+            os._exit(0 if told.all() else 1)
+        ends.append(os.waitpid(child, 0)[1])
+        time.sleep(0.02)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert ends == [0] * 8
+    guarded.predict(X[:1], account="last")

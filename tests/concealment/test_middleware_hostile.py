@@ -351,6 +351,46 @@ def test_what_nobody_waits_for_any_more_still_counts():
     assert guard.stats()["rows"] == 2
 
 
+def test_a_thread_that_cannot_be_started_takes_no_place(monkeypatch):
+    guard = GuardedClassifier(frozen, limit="99/hour")
+    asked, start = guarded(guard=guard, max_pending=2), threading.Thread.start
+
+    def fails(self):
+        if self.name.startswith("sk_advdef-guard"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        assert [ask(asked, ROW)[0] for _ in range(3)] == [500] * 3
+    assert [ask(asked, ROW)[0] for _ in range(3)] == [200] * 3
+    assert guard.stats()["rows"] == 3  # what was answered 500 is not charged
+
+
+def test_a_loop_that_ends_first_takes_no_place():
+    busy = threading.Event()
+
+    def who(scope):
+        busy.wait(20)
+        return "alice"
+
+    asked = guarded(account=who, max_pending=1)
+    whole = asked._room.left
+
+    async def leave():
+        task = asyncio.create_task(served(asked, http(), BODY))
+        await asyncio.sleep(0.1)
+        task.cancel()
+
+    asyncio.run(leave())
+    busy.set()
+    for _ in range(200):
+        if not asked._pending and asked._room.left == whole:
+            break
+        time.sleep(0.05)
+    assert ask(asked, ROW)[0] == 200 and asked._room.left == whole
+
+
 async def slowly(app, part):
     """Send a part of a body, and no more."""
     sent, parts = [], [part]

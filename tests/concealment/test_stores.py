@@ -412,6 +412,32 @@ def test_a_child_of_a_fork_has_locks_of_its_own(tmp_path):
         os.close(end)
 
 
+def test_a_link_to_nowhere_is_the_owners_own(tmp_path):
+    (tmp_path / "guard.db").symlink_to(tmp_path / "elsewhere.db")
+    store = SqliteStore(str(tmp_path / "guard.db"), 2.0)
+    store.hit({b"a": 1}, 1)
+    assert stat.S_IMODE((tmp_path / "elsewhere.db").stat().st_mode) == 0o600
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_that_finds_no_rest(tmp_path):
+    """Whoever holds the lock at the fork is not there to give it back in the child."""
+    store = SqliteStore(str(tmp_path / "guard.db"), 0.1)
+    store.hit({b"x": 1}, SECOND)
+    store._lock.acquire()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if store.hit({b"x": 1}, SECOND) == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(StoreError, match="another thread holds"):
+        store.hit({b"x": 1}, SECOND)
+    store._lock.release()
+    assert store.hit({b"x": 1}, SECOND) == 0
+    store.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forks_while_threads_ask(tmp_path):
@@ -545,12 +571,13 @@ def test_redis_keeps_no_list_of_an_account_without_entries(redis_uri):
 
 
 @SHARED_STORE
-def test_who_remembers_for_less_takes_nothing_that_is_young(uri):
+@pytest.mark.parametrize("less", [10.0, 3600.0])
+def test_who_remembers_for_less_takes_nothing_that_is_young(less, uri):
     store = open_store(Guard(), uri)
     for i in range(70):
         store.append("log", entries(b"%d" % i), 0, Bounds(10**4, 10**4, 86400.0))
     for i in range(70, 140):
-        store.append("log", entries(b"%d" % i), 0, Bounds(10**4, 10**4, 3600.0))
+        store.append("log", entries(b"%d" % i), 0, Bounds(10**4, 10**4, less))
     assert len(store.read("log", 0, END)) == 140
     store.close()
 
