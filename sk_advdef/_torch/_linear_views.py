@@ -45,7 +45,8 @@ def _normalized(model: Any, *, apart: bool) -> nn.Module:
 
 def logistic_regression(model: Any) -> nn.Module:
     """Build the view of a LogisticRegression or LogisticRegressionCV."""
-    multi_class = getattr(model, "multi_class", None)
+    # not the attribute, which a model from before scikit-learn 1.8 may still have
+    multi_class = model.get_params().get("multi_class")
     if multi_class == "multinomial" and len(model.classes_) == 2:
         # before scikit-learn 1.8 the softmax of -d and d, which are 2 d apart
         return linear(model, times=2.0)

@@ -142,6 +142,7 @@ class RandomSearch(Attack):
             self.p_init,
             seed_from(self.random_state),
             interior=interior,
+            costless=None if problem.rules is None else problem.rules.costless,
         )
         unit = proposals.start()
         values = problem.X.copy()
@@ -190,7 +191,7 @@ class RandomSearch(Attack):
         if problem.rules is None:
             return problem.settle(problem.X[rows] + problem.eps * tried, rows)
         # a category changes or not, however short the step of the others
-        tried = np.where(problem.rules.costless, np.sign(tried), tried)
+        tried = np.where(problem.rules.is_hot, np.sign(tried), tried)
         worth = proposals.worth(rows, query)
         return problem.settle(problem.X[rows] + problem.eps * tried, rows, worth)
 
@@ -215,8 +216,11 @@ class _Proposals:
         seed: int,
         *,
         interior: bool,
+        costless: np.ndarray | None = None,
     ) -> None:
         self.shape, self.layout, self.norm = shape, layout, norm
+        #: features that an L2 ball does not hold
+        self.costless = costless if norm == "l2" else None
         self.p_init, self.seed = p_init, seed
         self.interior = interior and layout is None and norm == "linf"
         self.width = int(np.prod(shape[1:]))
@@ -231,7 +235,10 @@ class _Proposals:
             height, width, channels = self.layout.unfolded
             stripes = _signs(rng, (n, 1, width, channels))
             unit = self.layout.fold(np.repeat(stripes, height, axis=1))
-        return unit if self.norm == "linf" else unit / self.width**0.5
+        if self.norm == "linf":
+            return unit
+        short = unit / self.width**0.5
+        return short if self.costless is None else np.where(self.costless, unit, short)
 
     def worth(self, rows: np.ndarray, query: int) -> np.ndarray:
         """Draw which of too many changes a space is to keep."""
@@ -246,15 +253,27 @@ class _Proposals:
             return self._change_few(unit[rows], rows, query)
         rng = np.random.default_rng([self.seed, query])
         share = self.p_init / 2 ** int((spent > _HALVINGS).sum())
-        tried = unit[rows]
+        before = unit[rows]
+        tried = before.copy()
         if self.layout is None:
             tried = self._change_set(rng, tried, rows, share)
         else:
             tried = self._change_window(rng, tried, rows, share)
-        if self.norm == "l2":
-            length = np.linalg.norm(tried.reshape(len(tried), -1), axis=1)
-            tried = tried / length.reshape(-1, *(1,) * (tried.ndim - 1))
-        return tried
+        if self.norm == "linf":
+            return tried
+        charged = tried if self.costless is None else np.where(self.costless, 0, tried)
+        length = np.linalg.norm(charged.reshape(len(tried), -1), axis=1)
+        length = np.maximum(length, np.finfo(np.float64).tiny)
+        charged = charged / length.reshape(-1, *(1,) * (tried.ndim - 1))
+        if self.costless is None:
+            return charged
+        # the others go to an end of their range, or anywhere in between
+        rng = np.random.default_rng([self.seed, query, 3])
+        place, kind = rng.random((self.shape[0], 2, self.width))[rows].swapaxes(0, 1)
+        place = 2 * place - 1
+        place = np.where(kind < 0.5, np.sign(place), place)
+        moved = np.where(tried != before, place, before)
+        return np.where(self.costless, moved, charged)
 
     def _size(self, changed: int) -> float:
         # L2: what is changed gets twice its even part, the rest is scaled to fit

@@ -201,6 +201,10 @@ class Rules:
         # what the ball measures: a change of category has no length
         self.radius = np.where(self.is_hot, np.inf, self.eps)
         self.costless = np.isinf(self.radius)
+        for at, sources, _ in self.relations:
+            if not self.costless[at]:
+                # what a feature with a length follows is shortened with it
+                self.costless[sources] = self.is_hot[sources]
         self._unit_of = np.arange(X.shape[1])
         for group in self.groups:
             self._unit_of[group] = group[0]

@@ -228,7 +228,10 @@ def _from_csv(path: Path, target: str | None) -> Data:
     if labels.isna().any():
         # spelled as what is missing elsewhere: NA, None, null
         column = {"usecols": [target], "dtype": str, "keep_default_na": False}
-        labels = pd.read_csv(path, **column)[target]
+        with _reading(path):
+            labels = pd.read_csv(path, **column)[target]
+        if empty := int((labels == "").sum()):
+            raise AuditError(f"{empty} rows of {path} have no label in {target!r}.")
     labels = np.array(labels.tolist())
     return Data(frame, labels, [str(name) for name in frame.columns])
 

@@ -82,7 +82,8 @@ def has_sample_weight(estimator: Any) -> bool:
         and estimator.estimator is not None
     ):
         # it takes weights, and drops them where its own estimator takes none
-        return has_fit_parameter(estimator.estimator, "sample_weight")
+        within = estimator.estimator
+        return is_frozen(within) or has_fit_parameter(within, "sample_weight")
     return has_fit_parameter(estimator, "sample_weight")
 
 

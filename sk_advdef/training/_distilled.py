@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -21,7 +22,13 @@ from sk_advdef._torch._fingerprint import (
     fingerprint,
     remembered,
 )
-from sk_advdef._torch._models import classes_of, is_frozen, is_net, last_step
+from sk_advdef._torch._models import (
+    classes_of,
+    is_frozen,
+    is_net,
+    last_step,
+    unfrozen,
+)
 from sk_advdef._validation import check_number, seed_from, with_seed
 from sk_advdef.training._base import (
     TrainingClassifier,
@@ -46,6 +53,9 @@ LEAST_WEIGHT = 1e-12
 #: Rows of the training set on which what was learned is looked at.
 WATCHED_ROWS = 1000
 
+#: Share of a class from which on always to answer it is no sign of a failure.
+MOSTLY_ONE = 0.9
+
 #: Rows that can tell whether anything was learned.
 ENOUGH_ROWS = 200
 
@@ -62,13 +72,41 @@ def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.n
     return (points[:, :, None] >= edges).sum(axis=2)
 
 
+class SoftLabels(NamedTuple):
+    """What a student is to learn of each row, and how much it is to count.
+
+    ``mixed`` are probabilities of ``classes``; ``balanced`` are what they come to as
+    weights where the student balances its classes.
+    """
+
+    classes: np.ndarray
+    mixed: np.ndarray
+    balanced: np.ndarray
+
+
+def balanced_labels(
+    y: np.ndarray, soft: np.ndarray, alpha: float, temperature: float, *, twice: bool
+) -> np.ndarray:
+    """Mix soft and true labels, each weighted as balanced classes of ``y`` ask for.
+
+    Answers are sharpened by the temperature, and weights with them. ``twice`` tells
+    that the soft labels come from teachers that balance classes themselves.
+    """
+    classes = np.unique(y)
+    weight = compute_class_weight("balanced", classes=classes, y=y)
+    taught = soft if twice else soft * weight ** (1 / temperature)
+    return alpha * taught + (1 - alpha) * (y[:, None] == classes) * weight
+
+
+def balances(model: Any) -> bool:
+    """Whether a classifier gives classes the weights that their numbers ask for."""
+    last = unfrozen(last_step(model))
+    given = last.get_params() if hasattr(last, "get_params") else {}
+    return str(given.get("class_weight")).startswith("balanced")
+
+
 def fit_on_soft(
-    student: Any,
-    X: Any,
-    y: np.ndarray,
-    soft: np.ndarray,
-    classes: np.ndarray,
-    rng: np.random.Generator,
+    student: Any, X: Any, y: np.ndarray, labels: SoftLabels, rng: np.random.Generator
 ) -> Any:
     """Fit a classifier, or the last step of a Pipeline, on soft labels, in place.
 
@@ -78,47 +116,44 @@ def fit_on_soft(
         if len(student) > 1:
             before = student[:-1]
             X = before.fit_transform(X, y)
-            student.steps[:-1] = before.steps
-        fit_on_soft(student.steps[-1][1], X, y, soft, classes, rng)
+            X = X.tocsr() if issparse(X) else X
+            student.steps = [*before.steps, student.steps[-1]]
+        fit_on_soft(student.steps[-1][1], X, y, labels, rng)
         return student
-    if has_sample_weight(student):
-        # a row of weight 0 would still count, as one of a leaf for instance
-        rows, columns = np.nonzero(soft)
-        untold, first = _untold(columns, y, classes)
-        rows, columns = np.append(rows, first), np.append(columns, untold)
-        weights = {"sample_weight": np.maximum(soft[rows, columns], LEAST_WEIGHT)}
-        _balance(student, y)
-    else:
+    classes, soft = labels.classes, labels.mixed
+    if not has_sample_weight(student):
         # what belongs to one row stands together, for students that split rows
-        rows, weights = np.repeat(np.arange(len(soft)), COPIES), {}
         columns = draw_labels(soft, COPIES, rng).T.ravel()
-        untold, first = _untold(columns, y, classes)
-        columns[first * COPIES] = untold
-    return student.fit(_safe_indexing(X, rows), classes[columns], **weights)
+        rows, untold = _untold(columns, y, classes)
+        columns[rows * COPIES] = untold
+        rows = np.repeat(np.arange(len(soft)), COPIES)
+        return student.fit(_safe_indexing(X, rows), classes[columns])
+    # a row of weight 0 would still count, as one of a leaf for instance
+    rows, columns = np.nonzero(soft)
+    more = _untold(columns, y, classes)
+    rows, columns = np.append(rows, more[0]), np.append(columns, more[1])
+    own: dict[str, Any] = {}
+    if balances(student):
+        # by the weights: on these rows each class may be as frequent as any other
+        own["class_weight"] = student.get_params()["class_weight"]
+        soft = labels.balanced
+        student.set_params(class_weight=None)
+    weight = np.maximum(soft[rows, columns], LEAST_WEIGHT)
+    student.fit(_safe_indexing(X, rows), classes[columns], sample_weight=weight)
+    return student.set_params(**own)
 
 
 def _untold(
     columns: np.ndarray, y: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return classes that no soft label has, and for each the first row of its own.
+    """Return the rows of classes that no soft label has, and these classes.
 
     A student that never saw one of them would not know it.
     """
     untold = np.setdiff1d(np.arange(len(classes)), columns)
-    first = [int(np.flatnonzero(y == classes[c])[0]) for c in untold]
-    return untold, np.array(first, dtype=np.intp)
-
-
-def _balance(student: Any, y: np.ndarray) -> None:
-    """Give a student that balances classes the weights that ``y`` asks for, in place.
-
-    On the rows that it learns from each class may be as frequent as any other.
-    """
-    if str(student.get_params().get("class_weight")).startswith("balanced"):
-        labels = np.unique(y)
-        weights = compute_class_weight("balanced", classes=labels, y=y).tolist()
-        balanced = dict(zip(labels.tolist(), weights, strict=True))
-        student.set_params(class_weight=balanced)
+    codes = np.searchsorted(classes, y)
+    rows = np.flatnonzero(np.isin(codes, untold))
+    return rows, codes[rows]
 
 
 class DistilledClassifier(TrainingClassifier):
@@ -191,13 +226,14 @@ class DistilledClassifier(TrainingClassifier):
     Notes
     -----
     A student that takes ``sample_weight`` learns on each row once a class of a weight
-    above 0; limits such as ``min_samples_leaf`` count these. Its balanced class weights
-    are those of ``y``. One that takes none learns on 10 copies of each row with labels
-    drawn from the soft ones, which is coarse for high temperatures; among nearest
-    neighbours a row's own copies are the nearest, so that 10 times as many are needed.
-    Either way a search belongs around this classifier, not into ``estimator``, where
-    copies of a row could fall on both sides of a split. Steps of a Pipeline before the
-    last learn on the rows as they are.
+    above 0; limits such as ``min_samples_leaf`` count these. Balanced class weights of
+    its own are those of ``y``, and are not counted again where the teacher has them.
+    One that takes none learns on 10 copies of each row with labels drawn from the soft
+    ones, which is coarse for high temperatures; among nearest neighbours a row's own
+    copies are the nearest, so that 10 times as many are needed. Either way a search
+    belongs around this classifier, not into ``estimator``, where copies of a row could
+    fall on both sides of a split. Steps of a Pipeline before the last learn on the rows
+    as they are.
 
     Gradients of logits that are divided by ``T`` are ``T`` times smaller, and so is
     what plain SGD learns in an epoch: give a net a larger ``lr``, more epochs, or Adam.
@@ -279,9 +315,12 @@ class DistilledClassifier(TrainingClassifier):
         fitted, voices = self._taught(teachers, X, y, classes, given, seed)
         self.teacher_ = fitted if teachers.several else fitted[0]
         soft = soft_labels(teachers.weights, voices, self.temperature)
+        twice = all(balances(model) for model in teachers.models)
+        balanced = balanced_labels(y, soft, self.alpha, self.temperature, twice=twice)
         true = y[:, None] == classes
         soft = self.alpha * soft + (1 - self.alpha) * true
-        self.estimator_ = self._fitted_student(X, y, soft, classes, seed)
+        labels = SoftLabels(classes, soft, balanced)
+        self.estimator_ = self._fitted_student(X, y, labels, seed)
         self.classes_ = classes_of(self.estimator_)
         self._look_back(X, y, fitted, voices, classes, seed)
         return self
@@ -322,17 +361,16 @@ class DistilledClassifier(TrainingClassifier):
         ]
         return fitted, voices
 
-    def _fitted_student(
-        self, X: Any, y: Any, soft: np.ndarray, classes: np.ndarray, seed: int
-    ) -> Any:
+    def _fitted_student(self, X: Any, y: Any, labels: SoftLabels, seed: int) -> Any:
         if is_net(self.estimator):
-            hot = partial(at_temperature, temperature=self.temperature, soft=soft)
+            heat, soft = self.temperature, labels.mixed
+            hot = partial(at_temperature, temperature=heat, soft=soft)
             return fit_net(self.estimator, X, y, seed + 1, hot)
         student = with_seed(clone(self.estimator), seed + 1)
         rng = np.random.default_rng(seed)
         # the weights are ours, whatever the steps of a Pipeline ask to be routed
         with config_context(enable_metadata_routing=False):
-            return fit_on_soft(student, X, y, soft, classes, rng)
+            return fit_on_soft(student, X, y, labels, rng)
 
     def _look_back(
         self,
@@ -362,7 +400,7 @@ class DistilledClassifier(TrainingClassifier):
         shares = np.unique(y, return_counts=True)[1] / len(y)
         right, often = float((said == y).mean()), float(shares.max())
         told = is_net(model) and self.temperature > 1 and len(y) >= ENOUGH_ROWS
-        if told and right <= often < 1:
+        if told and right <= often < MOSTLY_ONE:
             warnings.warn(
                 f"The {name} of DistilledClassifier is right on {right:.1%} of its "
                 f"training rows, and the most frequent class alone on {often:.1%}. "

@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given, settings
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -249,7 +249,8 @@ def test_what_has_no_length_is_changed_for_nothing(norm):
     assert falls.mean() > 0.05 + max((margin < p).mean() for p in (ball, category, end))
     space = FeatureSpace(eps=eps, one_hot=[[3, 4, 5]], bounds={6: (0, 50)})
     common = {"norm": norm, "bounds": None, "space": space}
-    for attack in (FGSM(None), PGD(None), APGD(None)):
+    seeded = PGD(None, random_state=0), APGD(None, random_state=0)
+    for attack in (FGSM(None), *seeded):
         attack.set_params(**common)
         np.testing.assert_array_equal(attack.run(model, X, y).fooled, falls)
     searches = [HopSkipJump(start=s, max_queries=400) for s in ("rows", "noise")]
@@ -257,6 +258,60 @@ def test_what_has_no_length_is_changed_for_nothing(norm):
         fooled = attack.set_params(random_state=0, **common).run(model, X, y).fooled
         assert not (fooled & ~falls).any()
         assert fooled.sum() > 0.95 * falls.sum()
+
+
+class Inside(ClassifierMixin, BaseEstimator):
+    """Is wrong where a feature lies in the middle of its range only."""
+
+    classes_ = np.array([0, 1])
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict_proba(self, X):
+        wrong = 1 / (1 + np.abs(X[:, 0] - 0.525) / 0.075)
+        return np.stack([1 - wrong, wrong], axis=1)
+
+    def predict(self, X):
+        return self.predict_proba(X).argmax(axis=1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_queries_look_between_the_ends_of_what_has_no_length(norm):
+    X = np.random.default_rng(0).uniform(0, 0.3, size=(20, 4))
+    space = FeatureSpace(eps=[np.inf, 0.1, 0.1, 0.1], bounds=(0, 1))
+    search = RandomSearch(None, norm=norm, max_queries=300, space=space, random_state=0)
+    assert search.run(Inside(), X, np.zeros(20, dtype=int)).fooled.mean() > 0.9
+
+
+@pytest.mark.parametrize("k", [0, 1, 6])
+def test_queries_use_the_whole_ball_beside_what_has_no_length(k):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(20, 6 + k))
+    model = LogisticRegression().fit(X, rng.integers(2, size=20))
+    model.coef_, model.intercept_ = np.ones((1, 6 + k)), np.array([99.0])  # never
+    space = FeatureSpace(eps=[0.1] * 6 + [np.inf] * k, bounds=(-2, 2))
+    search = RandomSearch(None, norm="l2", max_queries=150, space=space, random_state=0)
+    moved = search.run(model, X, np.ones(20, dtype=int)).X_adv - X
+    length = np.linalg.norm(moved[:, :6], axis=1) / 0.1
+    assert (length <= 1 + 1e-9).all() and length.mean() > 0.95
+
+
+def test_what_follows_something_without_length_is_not_lost():
+    """Shortened with its source, where the ball asks for it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    model = LogisticRegression().fit(X, X.sum(axis=1) > 0)
+    y = model.predict(X)
+    both = {1: {0: 1.0}, 2: {0: 1.0}}
+    space = FeatureSpace(
+        eps={0: np.inf, 1: 0.3, 2: 0.3}, bounds={0: (-9, 9)}, relations=both
+    )
+    for attack in (PGD(None), APGD(None)):
+        attack.set_params(norm="l2", bounds=None, space=space, random_state=0)
+        moved = attack.run(model, X, y).X_adv - X
+        length = np.linalg.norm(moved[:, 1:] / 0.3, axis=1)
+        assert (length <= 1 + 1e-9).all() and (length > 0.5).mean() > 0.9
 
 
 def test_categories_change_under_every_attack():

@@ -7,18 +7,19 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import coo_matrix
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, train_test_split
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
@@ -259,6 +260,45 @@ def test_a_class_of_which_the_teacher_says_nothing(student):
     assert model.classes_.tolist() == np.unique(labels).tolist()
     assert model.predict_proba(X).shape == (len(X), len(model.classes_))
     assert (model.predict(X) == y).mean() > 0.9
+
+
+def unbalanced():
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random(600) < 0.2, "rare", "usual")
+    rows = rng.normal(size=(600, 4)) + np.where(labels == "rare", 0.6, 0.0)[:, None]
+    return rows, labels
+
+
+@pytest.mark.parametrize("temperature", [1, 5, 20])
+@pytest.mark.parametrize("own", [True, False])
+def test_balance_is_counted_once_at_any_temperature(own, temperature):
+    """Weights are sharpened with the answers, and the teacher may have them already."""
+    rows, labels = unbalanced()
+    student = LogisticRegression(class_weight="balanced", tol=1e-8)
+    expected = clone(student).fit(rows, labels).predict(rows)
+    assert 0.35 < (expected == "rare").mean() < 0.6
+    teacher = None if own else LogisticRegression(tol=1e-8)
+    model = DistilledClassifier(student, teacher=teacher, temperature=temperature)
+    told = model.fit(rows, labels).predict(rows)
+    assert (told == expected).mean() > 0.93
+    assert model.estimator_.class_weight == "balanced"
+
+
+def test_balanced_boosting_of_words():
+    rows, labels = unbalanced()
+    boosting = HistGradientBoostingClassifier(max_iter=5, class_weight="balanced")
+    model = DistilledClassifier(boosting, temperature=2, random_state=0)
+    share = (model.fit(rows, labels).predict(rows) == "rare").mean()
+    assert 0.2 < share < 0.7
+
+
+@pytest.mark.parametrize("kind", ["coo", "tuple"])
+def test_pipelines_of_odd_steps(kind):
+    first = FunctionTransformer(coo_matrix if kind == "coo" else None)
+    steps = [("first", first), ("last", LogisticRegression(max_iter=500))]
+    pipe = Pipeline(tuple(steps) if kind == "tuple" else steps)
+    model = DistilledClassifier(pipe, temperature=2).fit(X, y)
+    assert model.score(X, y) > 0.8
 
 
 def test_teachers():
