@@ -7,8 +7,8 @@ threads (``MALLOC_ARENA_MAX=1``, as the example sets it). A client in a process 
 own asks over connections that are kept open. Requests are due at fixed times and
 latency is counted from then, so that a server that stalls is not asked less: what waits
 shows. The rate is first doubled and then bisected, to one at which all are answered, 99
-of 100 within 100 ms and all within a second; for the time stated the client asks at 80
-% of it. Figures are medians over minutes, and the range of minutes.
+of 100 within 100 ms and all within a second; for the time stated the client asks at
+four fifths of it. Figures are medians over minutes, and the range of minutes.
 
 Two accounts ask at twice their limit all the time, the others at half of it at most. An
 account above its limit must have been let through its burst and what the rate gives
