@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from sk_advdef._base import all_or_nothing
-from sk_advdef._torch._models import rejection_of
+from sk_advdef._torch._models import rejection_of, unfrozen
 from sk_advdef._validation import check_number, check_option
 from sk_advdef.concealment._feedback import noisy, one_hot, only_top, rounded
 from sk_advdef.concealment._secrets import VARIABLE, key_from
@@ -168,9 +168,10 @@ class ConcealedClassifier(WrappingClassifier):
         self : ConcealedClassifier
             The classifier.
         """
-        before = self.estimator
+        before = unfrozen(self.estimator)
         super().set_params(**params)
-        if self.estimator is not before and self._is_ready_without_fit():
+        is_other = unfrozen(self.estimator) is not before
+        if is_other and self._is_ready_without_fit():
             self._forget_adopted()
         return self
 

@@ -155,9 +155,12 @@ class Guarding(WrappingClassifier):
         Raises
         ------
         ValueError
-            If the guard is in use and a value is not allowed; all are then as before.
+            If a name is unknown, or the guard is in use and a value is not allowed. The
+            guard is then as before; of an object that was given by the same call, what
+            was set within it is not.
         """
         before = self.get_params(deep=True)
+        models = [unfrozen(model) for model in (self.estimator, self.monitor)]
         in_use = "estimator_" in vars(self)
         try:
             super().set_params(**params)
@@ -172,9 +175,8 @@ class Guarding(WrappingClassifier):
             within = {name: before[name] for name in params if name in before}
             super().set_params(**{k: v for k, v in within.items() if k not in own})
             raise
-        is_other = any(
-            getattr(self, name) is not before[name] for name in ("estimator", "monitor")
-        )
+        now = (unfrozen(model) for model in (self.estimator, self.monitor))
+        is_other = any(a is not b for a, b in zip(now, models, strict=True))
         if is_other and self._is_ready_without_fit():
             self._forget_adopted()
             drop_state(self)

@@ -384,6 +384,10 @@ def test_another_frozen_model_answers_at_once():
     assert concealed.set_params(estimator=FrozenEstimator(few)) is concealed
     assert concealed.classes_.tolist() == [False, True]
     np.testing.assert_array_equal(concealed.predict(X[:, :2]), few.predict(X[:, :2]))
+    other = clone(linear).fit(X[:, :3], y)
+    concealed.set_params(estimator__estimator=other)
+    np.testing.assert_array_equal(concealed.predict(X[:, :3]), other.predict(X[:, :3]))
+    concealed.set_params(estimator=FrozenEstimator(few)).predict(X[:, :2])
     # one that is yet to be fitted changes nothing until it is
     concealed.set_params(estimator=linear)
     np.testing.assert_array_equal(concealed.predict(X[:, :2]), few.predict(X[:, :2]))

@@ -497,6 +497,8 @@ def test_parameters_of_a_guard_in_use_take_effect_at_once():
     guarded.set_params(estimator=FrozenEstimator(other), monitor=None)
     assert len(guarded.predict(X[:5, :32], account="alice")) == 5
     assert guarded.n_features_in_ == 32
+    guarded.set_params(estimator__estimator=model)
+    assert len(guarded.predict(X[:5], account="alice")) == 5
 
 
 def test_parameters_of_a_guard_that_fits_wait_for_the_next_fit():
