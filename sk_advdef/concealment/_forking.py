@@ -35,6 +35,28 @@ _registering = threading.Lock()
 _forking = threading.local()
 
 
+class Locked:
+    """Something under one lock, which forks find at rest."""
+
+    fork_rank = 1
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        take_part(self)
+
+    def rest(self) -> bool:
+        """Finish what is at work, before a fork."""
+        return self._lock.acquire(timeout=PATIENCE)
+
+    def go_on(self) -> None:
+        """Let others in again."""
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """Make the lock anew in the child of a fork."""
+        self._lock = threading.Lock()
+
+
 def take_part(thing: Forks) -> None:
     """Let a thing take part in all forks from now on."""
     with _registering:

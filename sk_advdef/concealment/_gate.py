@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from numbers import Integral
@@ -14,7 +13,7 @@ import numpy as np
 
 from sk_advdef._validation import seconds
 from sk_advdef.concealment._accounts import account_id
-from sk_advdef.concealment._forking import PATIENCE, take_part
+from sk_advdef.concealment._forking import Locked
 from sk_advdef.concealment._gcra import SECOND, Rate
 from sk_advdef.concealment._history import Seen
 from sk_advdef.concealment._recent import RecentScores
@@ -67,10 +66,8 @@ def rows_of(accounts: list[Any]) -> dict[Any, int]:
     return {accounts[0]: 1} if len(accounts) == 1 else Counter(accounts)
 
 
-class Gate:
+class Gate(Locked):
     """Throttles and watches; every question to the store goes through here."""
-
-    fork_rank = 1
 
     def __init__(
         self,
@@ -84,22 +81,9 @@ class Gate:
     ) -> None:
         self.store, self.rate, self.watch = store, rate, watch
         self._key, self._is_open, self._clock = key, is_open, clock
-        self._lock = threading.Lock()
         self._counts = dict.fromkeys(COUNTED, 0)
         self._recent = RecentScores(RECENT_ACCOUNTS, RECENT_SCORES)
-        take_part(self)
-
-    def rest(self) -> bool:
-        """Finish what is at work, before a fork."""
-        return self._lock.acquire(timeout=PATIENCE)
-
-    def go_on(self) -> None:
-        """Let others in again."""
-        self._lock.release()
-
-    def begin_anew(self) -> None:
-        """Make the lock anew in the child of a fork."""
-        self._lock = threading.Lock()
+        super().__init__()
 
     def count(self, **counts: int) -> None:
         """Add to the counters."""

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from sk_advdef.concealment._columns import Bounds
-from sk_advdef.concealment._forking import PATIENCE, take_part
+from sk_advdef.concealment._forking import Locked
 from sk_advdef.concealment._gcra import bounded, forced, gcra
 from sk_advdef.concealment._store import Entry
 
 
-class MemoryStore:
+class MemoryStore(Locked):
     """Arrival times in a dict under a lock.
 
     Nobody else reads it, so what is appended is numbered and not kept.
     """
 
     is_shared = False
-    fork_rank = 1
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        take_part(self)
+        super().__init__()
         self._ahead: dict[bytes, int] = {}
         self._purge_at = 1024
         self._number = 0
-
-    def rest(self) -> bool:
-        """Finish what is at work, before a fork."""
-        return self._lock.acquire(timeout=PATIENCE)
-
-    def go_on(self) -> None:
-        """Let others in again."""
-        self._lock.release()
-
-    def begin_anew(self) -> None:
-        """Make the lock anew in the child of a fork."""
-        self._lock = threading.Lock()
 
     def hit(
         self,
