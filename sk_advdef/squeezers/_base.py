@@ -130,9 +130,15 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
 
         def run(rows: slice) -> None:
             block = np.ascontiguousarray(X[rows])
-            if X.dtype != np.uint8:
-                self._check_finite(block)
-            self._squeeze(block, squeezed[rows])
+            huge = X.dtype != np.uint8 and self._check_finite(block)
+            if not huge:
+                self._squeeze(block, squeezed[rows])
+                return
+            # a mean that is rounded up can be larger than any number
+            with np.errstate(over="ignore"):
+                self._squeeze(block, squeezed[rows])
+            largest = np.finfo(X.dtype).max
+            np.clip(squeezed[rows], -largest, largest, out=squeezed[rows])
 
         # Blocks do not hang on n_jobs. Bytes are computed with as floats.
         bytes_of_row = X[0].size * max(X.itemsize, 4)
@@ -143,12 +149,14 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
     def _check_scale(self, X: np.ndarray) -> None:
         """Warn of rows on another scale than those of ``fit``, where that matters."""
 
-    def _check_finite(self, X: np.ndarray) -> None:
+    def _check_finite(self, X: np.ndarray) -> bool:
+        """Refuse what is not finite; tell whether squares of ``X`` are not."""
         # One pass over what is in the cache anyway; a second one only to be sure.
         with np.errstate(all="ignore"):
             if np.isfinite(np.vdot(X, X)):
-                return
+                return False
         assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        return True
 
     def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
         """Write ``X``, a C-contiguous block of rows, squeezed to ``out``, another."""

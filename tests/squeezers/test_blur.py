@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from sk_advdef import BlurSqueezer
+from sk_advdef import BlurSqueezer, Downscaler
 from tests.squeezers._cases import CASES, TOLERANCE
 
 
@@ -51,3 +51,15 @@ def test_sigma_may_be_a_numpy_scalar(sigma):
     X = CASES["signal"].samples()
     expected = BlurSqueezer(float(sigma)).fit_transform(X)
     np.testing.assert_array_equal(BlurSqueezer(sigma).fit_transform(X), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("squeezer", [BlurSqueezer(0.7), BlurSqueezer(3), Downscaler()])
+def test_means_of_the_largest_numbers_are_numbers(squeezer, dtype):
+    largest = np.finfo(dtype).max
+    rng = np.random.default_rng(0)
+    X = -largest * rng.uniform(0.99, 1, (40, 2, 3)).astype(dtype)
+    X[:20] = -largest
+    found = squeezer.fit(X).transform(X)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[:20], X[:20], rtol=1e-5)
