@@ -131,14 +131,8 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
         def run(rows: slice) -> None:
             block = np.ascontiguousarray(X[rows])
             huge = X.dtype != np.uint8 and self._check_finite(block)
-            if not huge:
-                self._squeeze(block, squeezed[rows])
-                return
-            # a mean that is rounded up can be larger than any number
-            with np.errstate(over="ignore"):
-                self._squeeze(block, squeezed[rows])
-            largest = np.finfo(X.dtype).max
-            np.clip(squeezed[rows], -largest, largest, out=squeezed[rows])
+            squeeze = self._squeeze_huge if huge else self._squeeze
+            squeeze(block, squeezed[rows])
 
         # Blocks do not hang on n_jobs. Bytes are computed with as floats.
         bytes_of_row = X[0].size * max(X.itemsize, 4)
@@ -161,6 +155,10 @@ class Squeezer(OneToOneFeatureMixin, TransformerMixin, Stamped):
     def _squeeze(self, X: np.ndarray, out: np.ndarray) -> None:
         """Write ``X``, a C-contiguous block of rows, squeezed to ``out``, another."""
         raise NotImplementedError
+
+    def _squeeze_huge(self, X: np.ndarray, out: np.ndarray) -> None:
+        """Do the same for values whose squares are larger than any number."""
+        self._squeeze(X, out)
 
 
 class ImageSqueezer(Squeezer):
@@ -237,3 +235,10 @@ class SeparableSqueezer(ImageSqueezer):
             out[...] = nearest_bytes(X).reshape(out.shape)
         elif not self._bands:
             out[...] = X
+
+    def _squeeze_huge(self, X: np.ndarray, out: np.ndarray) -> None:
+        # a mean that is rounded up can be larger than any number
+        self._squeeze(X / 4, out)
+        largest = np.finfo(X.dtype).max / 4
+        np.clip(out, -largest, largest, out=out)
+        out *= 4
