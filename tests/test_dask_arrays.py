@@ -149,7 +149,8 @@ def test_rows_may_be_larger_than_memory(tmp_path):
     seen = rng.random((200, 784), dtype=np.float32)
     y = (seen[:, :400].sum(axis=1) > 200).astype(np.int64)
     linear = LogisticRegression(C=0.01)
-    net = DistilledClassifier(small_net(max_epochs=5), random_state=0).fit(seen, y)
+    net = DistilledClassifier(small_net(max_epochs=5), temperature=1, random_state=0)
+    net.fit(seen, y)
     detector = DropoutUncertaintyDetector(
         FrozenEstimator(net), n_passes=8, contamination=0.2, random_state=0
     ).fit(seen)
