@@ -243,7 +243,7 @@ def test_no_scores(flowers, linear):
 def test_scores_without_a_view_may_be_flat(flowers):
     """Who asks for labels alone takes what flat scores hide."""
     one = KNeighborsClassifier(1).fit(*flowers)
-    report = evaluate_robustness(one, *flowers, eps=0.5, bounds=(0, 10))
+    report = evaluate_robustness(one, *flowers, eps=0.5, bounds=(0, 10), random_state=0)
     assert names_of(report) == ["clean", "noise", "RandomSearch", "HopSkipJump"]
     by_scores, by_labels = report.attacks[2:]
     assert by_labels.share < by_scores.share
