@@ -18,7 +18,7 @@ from sk_advdef._torch._fingerprint import fingerprint, remembered
 from sk_advdef._torch._models import class_scores, is_frozen, is_net, unfrozen
 from sk_advdef._torch._registry import missing_view
 from sk_advdef._validation import check_classifier, check_number, invalid, with_seed
-from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._several import attacks_of
 from sk_advdef.detection._base import Detector, _rows_of, finite_scores
 from sk_advdef.detection._dropout import DropoutUncertaintyDetector, differentiable
 from sk_advdef.detection._lesson import (
@@ -285,12 +285,7 @@ class CombinedDetector(Detector, _BaseComposition):
                     "itself, and would learn from the same rows. Name its detectors "
                     "here, or fit it on other rows and pass FrozenEstimator(it)."
                 )
-        given = self.attack if isinstance(self.attack, (list, tuple)) else [self.attack]
-        if self.attack is not None and not (
-            given and all(isinstance(attack, Attack) for attack in given)
-        ):
-            allowed = "an attack of this package, a list of them, not empty, or None"
-            raise invalid(self, "attack", allowed, self.attack)
+        attacks_of(self)
         final = self.final_estimator
         if final is not None:
             check_classifier(self, "final_estimator", final)
@@ -356,10 +351,7 @@ class CombinedDetector(Detector, _BaseComposition):
             return detector.set_params(estimator=model)._fit_on(X, y, known)
 
     def _fit_final(self, X: Any, seed: int) -> None:
-        attack = self.attack
-        attacks = list(attack) if isinstance(attack, (list, tuple)) else [attack]
-        if attack is None:
-            attacks = default_attacks(self.estimator_, X)
+        attacks = attacks_of(self) or default_attacks(self.estimator_, X)
         lesson = make_lesson(self.estimator_, attacks, X, seed, self.memory)
         self.attacks_ = attacks
         self.fooled_, self.attack_l2_, self.noise_l2_ = lesson[3:]

@@ -24,6 +24,7 @@ from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._several import attacks_in
 from sk_advdef.attacks._table import as_rows
 
 
@@ -60,7 +61,7 @@ def default_attacks(
 
 def as_attacks(attack: Any, name: str = "attack") -> list[Attack]:
     """Return one attack or several as a list."""
-    attacks = list(attack) if isinstance(attack, Sequence) else [attack]
+    attacks = attacks_in(attack)
     for one in attacks:
         if not isinstance(one, Attack):
             raise TypeError(

@@ -15,6 +15,7 @@ from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import seed_from, with_seed
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
+from sk_advdef.attacks._several import attacks_in
 from sk_advdef.attacks._table import Table
 from sk_advdef.training._base import TrainingClassifier, fit_net
 from sk_advdef.training._requests import (
@@ -339,7 +340,6 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             self.attack_ = PGD(
                 self._default_eps(X), steps=10, bounds=None, random_state=seed
             )
-        attacks = self.attack_ if isinstance(self.attack_, list) else [self.attack_]
         table = Table(X, copy=False)
         if held is not None:
             values = Table(held[0]).values[:HELD_ROWS].astype(np.float32)
@@ -349,7 +349,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             self,
             table.values.astype(np.float32, copy=False),
             loops,
-            attacks=[with_names(a, table.names) for a in attacks],
+            attacks=[with_names(a, table.names) for a in attacks_in(self.attack_)],
             classes=classes,
             seed=seed,
             held=held,
@@ -375,9 +375,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
                 if has_view(model)
                 else RandomSearch(eps, max_queries=100, bounds=None, random_state=seed)
             )
-        attacks = self.attack_ if isinstance(self.attack_, list) else [self.attack_]
         self.estimator_, self.history_ = fit_in_rounds(
-            self, model, X, y, attacks, held, seed
+            self, model, X, y, attacks_in(self.attack_), held, seed
         )
 
     # --- answers

@@ -11,7 +11,7 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._torch._models import is_net
 from sk_advdef._validation import check_flag, check_number, check_option, invalid
-from sk_advdef.attacks._base import Attack
+from sk_advdef.attacks._several import attacks_of
 
 METHODS = ("pgd", "fast", "fgsm-rs", "free", "trades", "ccat")
 AVERAGING = ("ema", "swa")
@@ -50,18 +50,7 @@ def check_parameters(owner: Any) -> None:
         )
     check_option(owner, "averaging", owner.averaging, (*AVERAGING, None))
     check_flag(owner, "early_stopping", owner.early_stopping)
-    for attack in attacks_given(owner) or ():
-        if not isinstance(attack, Attack):
-            raise invalid(
-                owner, "attack", "an attack, a list of attacks or None", owner.attack
-            )
-
-
-def attacks_given(owner: Any) -> list[Any] | None:
-    """Return the attacks as a list, None where there are none."""
-    if owner.attack is None:
-        return None
-    return list(owner.attack) if isinstance(owner.attack, list) else [owner.attack]
+    attacks_of(owner)
 
 
 def check_together(owner: Any) -> None:
@@ -91,9 +80,7 @@ def check_together(owner: Any) -> None:
             f"method={owner.method!r} of {name} attacks all rows of a batch. Take "
             f"ratio=None. Got ratio={owner.ratio!r}."
         )
-    if attacks_given(owner) == []:
-        raise invalid(owner, "attack", "a list that is not empty", owner.attack)
-    for attack in attacks_given(owner) or ():
+    for attack in attacks_of(owner) or ():
         if (owner.method != "pgd" or owner.eps_warmup) and not hasattr(attack, "eps"):
             asked_by = (
                 f"method={owner.method!r}"

@@ -505,8 +505,8 @@ def test_weights_that_take_no_part_are_not_perturbed():
 REFUSED = [
     ({"method": "free", "ratio": 0.5}, "attacks all rows of a batch"),
     ({"method": "trades", "adversarial_label": 9}, "no class for attacked rows"),
-    ({"attack": []}, "a list that is not empty"),
-    ({"attack": [PGD(0.1), "pgd"]}, "a list of attacks or None"),
+    ({"attack": []}, "a list of them, not empty"),
+    ({"attack": [PGD(0.1), "pgd"]}, "a list of them, not empty, or None"),
     ({"averaging": "mean"}, "'averaging' parameter"),
     ({"averaging_decay": 1.0}, "'averaging_decay' parameter"),
     ({"relative_step_size": 0.0}, "'relative_step_size' parameter .* or None"),

@@ -1,0 +1,27 @@
+"""One attack or several, as users give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sk_advdef._validation import invalid
+from sk_advdef.attacks._base import Attack
+
+
+def attacks_in(value: Any) -> list[Any]:
+    """Return what a list or tuple holds, or the one thing that was given, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def attacks_of(owner: Any) -> list[Attack] | None:
+    """Return the checked ``attack`` of an estimator as a list, None where it is None.
+
+    A list must not be empty.
+    """
+    if owner.attack is None:
+        return None
+    attacks = attacks_in(owner.attack)
+    if not attacks or not all(isinstance(one, Attack) for one in attacks):
+        allowed = "an attack of this package, a list of them, not empty, or None"
+        raise invalid(owner, "attack", allowed, owner.attack)
+    return attacks
