@@ -39,6 +39,7 @@ TORCH_MODULES = {
     "attacks._gradient",
     "attacks._minimal_l0",
     "attacks._minimal_l2",
+    "attacks._row_tensors",
     "training._loop",
     "training._reach",
     "training._steps",

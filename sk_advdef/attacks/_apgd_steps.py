@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from sk_advdef.attacks._ahead import among, log_odds, margin, rows_like
+from sk_advdef.attacks._ahead import among, log_odds, margin
 from sk_advdef.attacks._gradient import Ball, Snap
+from sk_advdef.attacks._row_tensors import rows_like
 
 
 def loss_of(

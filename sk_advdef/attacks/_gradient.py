@@ -10,19 +10,12 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._bpda import anneal
+from sk_advdef.attacks._ahead import among, margin
+from sk_advdef.attacks._row_tensors import direction, length, rows_like
 
 #: (x, scores, columns) -> what to climb (or a pair: the first, not along the second),
 #: and a rank to keep the best by, above 0 for success; a row each
 Goal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[Any, torch.Tensor]]
-
-
-def _rows(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def l2_length(delta: torch.Tensor) -> torch.Tensor:
-    """L2 norm of each row."""
-    return delta.flatten(1).norm(dim=1)
 
 
 class Ball:
@@ -67,8 +60,8 @@ class Ball:
         if self.norm == "l2":
             delta = x - self.center
             unit = torch.where(self.eps > 0, delta / self.eps, torch.zeros_like(delta))
-            over = l2_length(self._charged(unit)).clamp_min(1)
-            inside = self.center + unit / _rows(over, x) * self.eps
+            over = length(self._charged(unit)).clamp_min(1)
+            inside = self.center + unit / rows_like(over, x) * self.eps
             if self.costless is not None:
                 inside = torch.where(self.costless, x, inside)
             x = inside
@@ -78,20 +71,12 @@ class Ball:
         """Go up the gradient by ``size`` radii, as steep as the norm allows."""
         grad = torch.nan_to_num(grad) * self.eps
         if self.norm == "linf":
-            direction = grad.sign()
+            way = grad.sign()
         else:
-            # the largest entry first, so that tiny gradients do not square to zero
-            charged = self._charged(grad)
-            peak = charged.abs().flatten(1).amax(dim=1)
-            charged = charged / _rows(peak.clamp_min(torch.finfo(x.dtype).tiny), x)
-            direction = charged / _rows(l2_length(charged).clamp_min(1e-12), x)
+            way = direction(self._charged(grad))
             if self.costless is not None:
-                direction = torch.where(self.costless, grad.sign(), direction)
-        return self.project(x + size * self.eps * direction)
-
-
-def _largest(scores: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
-    return scores.masked_fill(~among, -torch.inf).amax(dim=1)
+                way = torch.where(self.costless, grad.sign(), way)
+        return self.project(x + size * self.eps * way)
 
 
 def class_goal(
@@ -100,8 +85,8 @@ def class_goal(
     """Make the goal of an attack on class scores.
 
     ``genuine`` marks the columns whose answer serves the attacker, or, with ``reject``,
-    those whose answer does not. Success is judged by
-    the margin: how far the best wrong genuine class is above everything else.
+    those whose answer does not. Success is judged by the margin: how far the best wrong
+    genuine class is above everything else.
     """
 
     def goal(
@@ -112,16 +97,16 @@ def class_goal(
         wanted = label if targeted else genuine & ~label
         if reject:
             wanted = ~genuine & ~label
-        margin = _largest(scores, wanted) - _largest(scores, ~wanted)
+        ahead = margin(scores, wanted)
         if loss == "margin":
-            value = margin
+            value = ahead
         elif targeted or (bool(genuine.all()) and not reject):
             log_proba = scores.log_softmax(dim=1).gather(1, columns[:, None])[:, 0]
             value = log_proba if targeted else -log_proba
         else:
-            hit = scores.masked_fill(~wanted, -torch.inf).logsumexp(dim=1)
+            hit = among(scores, wanted).logsumexp(dim=1)
             value = hit - scores.logsumexp(dim=1)
-        return value, margin
+        return value, ahead
 
     return goal
 
@@ -136,8 +121,8 @@ def climb_direction(value: Any, x: torch.Tensor) -> torch.Tensor:
     first, second = value
     grad = torch.autograd.grad(first.sum(), x, retain_graph=True)[0]
     other = torch.autograd.grad(second.sum(), x)[0]
-    unit = other / _rows(l2_length(other).clamp_min(1e-30), x)
-    return grad - unit * _rows((grad * unit).flatten(1).sum(1), x)
+    unit = direction(other)
+    return grad - unit * rows_like((grad * unit).flatten(1).sum(1), x)
 
 
 class Snap:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from sk_advdef.attacks._ahead import clip, log_odds, margin, rows_like
+from sk_advdef.attacks._ahead import log_odds, margin
 from sk_advdef.attacks._minimal import Batch
 from sk_advdef.attacks._minimal_l2 import Found, adam
+from sk_advdef.attacks._row_tensors import clip, rows_like
 
 #: Steps of theta to the end of a feature, beyond which it counts as without one.
 MOST_STEPS = 10_000

@@ -7,16 +7,9 @@ from typing import Any
 
 import torch
 
-from sk_advdef.attacks._ahead import (
-    among,
-    clip,
-    direction,
-    length,
-    log_odds,
-    margin,
-    rows_like,
-)
+from sk_advdef.attacks._ahead import among, log_odds, margin
 from sk_advdef.attacks._minimal import Batch
+from sk_advdef.attacks._row_tensors import clip, direction, length, rows_like
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -12,13 +12,10 @@ from sklearn.base import clone
 from sk_advdef._validation import check_option
 from sk_advdef.attacks._base import Attack, Problem, space_of
 from sk_advdef.attacks._geometry import NORMS, check_bounds, check_eps
-from sk_advdef.attacks._gradient import Snap, l2_length
+from sk_advdef.attacks._gradient import Snap
 from sk_advdef.attacks._pgd import PGD
+from sk_advdef.attacks._row_tensors import direction, length, rows_like
 from sk_advdef.attacks._scaled import scaled
-
-
-def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 class Room:
@@ -51,13 +48,9 @@ class Room:
         if self.norm == "linf":
             return drawn.uniform_(-radii, radii, generator=generator).mul_(self.eps)
         drawn.normal_(generator=generator)
-        length = drawn.new_empty(len(drawn)).uniform_(generator=generator)
-        length = radii * length ** (1 / drawn[0].numel())
-        return (
-            drawn
-            * _each(length / l2_length(drawn).clamp_min(1e-12), drawn)
-            * (self.eps)
-        )
+        far = drawn.new_empty(len(drawn)).uniform_(generator=generator)
+        far = radii * far ** (1 / drawn[0].numel())
+        return drawn * rows_like(far / length(drawn).clamp_min(1e-12), drawn) * self.eps
 
     def boxed(self, x: torch.Tensor) -> torch.Tensor:
         """Clip to the box alone."""
@@ -71,7 +64,7 @@ class Room:
                 # no length tells where eps is 0
                 change = change * (self.eps > 0)
             over = self.lengths(x).clamp_min(1)
-            moved = self.center + change / _each(over, x)
+            moved = self.center + change / rows_like(over, x)
             if self.costless is not None:
                 moved = torch.where(self.costless, x, moved)
             return self.boxed(moved)
@@ -88,7 +81,7 @@ class Room:
         unit = torch.where(eps > 0, (x - self.center) / eps, 0.0)
         if self.norm == "linf":
             return unit.flatten(1).abs().amax(dim=1)
-        return self._charged(unit).flatten(1).norm(dim=1)
+        return length(self._charged(unit))
 
     def _charged(self, change: torch.Tensor) -> torch.Tensor:
         return change if self.costless is None else change.masked_fill(self.costless, 0)
@@ -102,14 +95,11 @@ class Room:
         if self.norm == "linf":
             way = grad.sign_()
         else:
-            way = self._charged(grad * self.eps)
-            peak = way.abs().flatten(1).amax(dim=1)
-            way = way / _each(peak.clamp_min(torch.finfo(x.dtype).tiny), x)
-            way = way / _each(l2_length(way).clamp_min(1e-12), x)
+            way = direction(self._charged(grad * self.eps))
             if self.costless is not None:
                 way = torch.where(self.costless, grad.sign(), way)
         if torch.is_tensor(size):
-            size = _each(size, x)
+            size = rows_like(size, x)
         if isinstance(size, float) and isinstance(self.eps, float):
             # a step beyond all numbers of float32 goes to the end of the room
             longest = torch.finfo(x.dtype).max

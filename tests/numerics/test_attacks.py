@@ -25,10 +25,11 @@ from sk_advdef import (
     RandomSearch,
     SigmaZero,
 )
-from sk_advdef.attacks._ahead import length, log_odds, margin
+from sk_advdef.attacks._ahead import log_odds, margin
 from sk_advdef.attacks._apgd_steps import loss_of
 from sk_advdef.attacks._geometry import lengths
 from sk_advdef.attacks._gradient import class_goal
+from sk_advdef.attacks._row_tensors import length
 from tests.fuzz._targets import ATTACKS, attacked_rows, model
 
 
