@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
     if args.command == "audit":
-        from sk_advdef.evaluation._audit import run as audit
+        from sk_advdef.evaluation._audit_command import run as audit
 
         return audit(args, argv)
     from sk_advdef._demo import run

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sk_advdef"
 FLOORS = (
     {"_version"},
     {"_validation"},
-    {"_files", "_progress", "_base", "_images"},
+    {"_files", "_progress", "_pyplot", "_base", "_images"},
     {"squeezers", "nets"},
     {"_torch"},
     {"attacks"},

@@ -79,8 +79,8 @@ def limits(
     Rounded inward, so that ``abs(value - X) <= eps`` holds as computed.
     """
     exact = X.astype(np.float64)
-    lower = _rounded(np.maximum(exact - eps, low), X.dtype, up=True)
-    upper = _rounded(np.minimum(exact + eps, high), X.dtype, up=False)
+    lower = rounded(np.maximum(exact - eps, low), X.dtype, up=True)
+    upper = rounded(np.minimum(exact + eps, high), X.dtype, up=False)
     for _ in range(2):
         lower = np.where(exact - lower > eps, np.nextafter(lower, X), lower)
         upper = np.where(upper - exact > eps, np.nextafter(upper, X), upper)
@@ -88,8 +88,10 @@ def limits(
     return np.minimum(lower, X), np.maximum(upper, X)
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype, *, up: bool) -> np.ndarray:
-    cast = values.astype(dtype)
+def rounded(values: np.ndarray, dtype: np.dtype, *, up: bool) -> np.ndarray:
+    """Cast to a float dtype; what it does not hold goes up, or down."""
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
     if up:
         return np.where(cast < values, np.nextafter(cast, dtype.type(np.inf)), cast)
     return np.where(cast > values, np.nextafter(cast, dtype.type(-np.inf)), cast)

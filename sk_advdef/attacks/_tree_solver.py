@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sk_advdef.attacks._geometry import rounded
 from sk_advdef.attacks._tree_program import Border, Program
 from sk_advdef.attacks._trees import Ensemble, raw_thresholds
 
@@ -65,15 +66,7 @@ class Solver:
             return np.ceil(values) if up else np.floor(values)
         kind = self.problem.table.kind(at)
         dtype = kind if kind.kind == "f" else np.dtype(np.float64)
-        with np.errstate(over="ignore"):
-            cast = values.astype(dtype)
-        if up:
-            return np.where(
-                cast < values, np.nextafter(cast, dtype.type(np.inf)), cast
-            ).astype(np.float64)
-        return np.where(
-            cast > values, np.nextafter(cast, dtype.type(-np.inf)), cast
-        ).astype(np.float64)
+        return rounded(values, dtype, up=up).astype(np.float64)
 
     def _next(self, values: np.ndarray, at: int) -> np.ndarray:
         """Return the value that column ``at`` holds right above each of ``values``."""

@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 
 from sk_advdef._base import all_or_nothing
+from sk_advdef._pyplot import pyplot
 from sk_advdef._torch._models import is_frozen, unfrozen
 from sk_advdef.concealment._feedback import one_hot
 from sk_advdef.concealment._guarding import Guarding
@@ -329,14 +330,7 @@ class GuardedClassifier(Guarding):
         if self.monitor_ is None:
             raise ValueError("GuardedClassifier has no monitor whose scores to draw.")
         if ax is None:
-            try:
-                import matplotlib.pyplot as plt
-            except ImportError as error:
-                raise ImportError(
-                    "GuardedClassifier.plot_account needs matplotlib. Install it with "
-                    'pip install "sk_advdef[plot]".'
-                ) from error
-            ax = plt.subplots(layout="constrained")[1]
+            ax = pyplot(self, "plot_account").subplots(layout="constrained")[1]
         found = self._gate().recent(account)
         ago = found[:, 0] - (found[-1, 0] if len(found) else 0)
         flagged = found[:, 1] < self.monitor_.offset_

@@ -1,39 +1,28 @@
-"""The audit of a saved model: attack it, judge the attacks, write it down."""
+"""The audit of a saved model: attack it, and judge the attacks."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
-import shlex
-import sys
-import traceback
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from sk_advdef._files import written_whole
 from sk_advdef._images import resolve_layout
 from sk_advdef._version import __version__
 from sk_advdef.evaluation import _audit_inputs as inputs
 from sk_advdef.evaluation._audit_inputs import AuditError
 from sk_advdef.evaluation._diagnose import diagnose_defense
 from sk_advdef.evaluation._diagnosis import Diagnosis
-from sk_advdef.evaluation._html import visible
 from sk_advdef.evaluation._report import RobustnessReport, _without_nan, plain
 from sk_advdef.evaluation._robustness import evaluate_robustness
 from sk_advdef.evaluation._telling import TellingRow, telling_rows
 from sk_advdef.evaluation._trials import default_trials
 
-#: Exit codes: nothing to object, the verdict failed, and no audit could be made.
-PASSED, FAILED, NO_AUDIT = 0, 1, 2
 #: Form of the JSON; raised when a key changes its meaning.
 SCHEMA = "sk_advdef-audit-1"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "skorch", "joblib")
@@ -198,72 +187,3 @@ def _layout(data: inputs.Data, image_shape: Any, channel_axis: int) -> Any:
     except ValueError as error:
         raise AuditError(f"--image-shape and --channel-axis: {error}") from error
     return layout if len(layout.shape) > 1 else None
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse a folder that cannot be written to, before hours of attacks."""
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise AuditError(f"--out={out}: {there} is no folder that can be written to.")
-
-
-def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Make the audit that the command line asks for; return its exit code."""
-    from sk_advdef.evaluation._audit_page import page
-
-    command = shlex.join(["sk-advdef", *argv])
-    try:
-        _check_folder(args.out)
-        found = audit(args, command)
-        written = json.dumps(found.to_dict(), indent=2, allow_nan=False)
-        targets: dict[Path, str] = {
-            args.out / "report.json": written,
-            args.out / "report.html": page(found),
-        }
-    except AuditError as error:
-        print(visible(f"sk-advdef audit: {error}"), file=sys.stderr)
-        return NO_AUDIT
-    except Exception:
-        # exit code 1 is the verdict's: a crash must not look like one
-        traceback.print_exc()
-        print("sk-advdef audit: no audit could be made.", file=sys.stderr)
-        return NO_AUDIT
-    # first, since nobody may listen to what is said
-    failed = _write(args.out, targets)
-    for note in found.notes:
-        _say(f"note: {note}", sys.stderr)
-    said = "\n\n".join(map(str, (found.report, found.diagnosis, found.verdict)))
-    _say(said, sys.stdout)
-    if failed is not None:
-        why = f"the report could not be written to {args.out}: {failed}"
-        _say(f"sk-advdef audit: {why}", sys.stderr)
-        return NO_AUDIT
-    _say(f"\nWritten: {' '.join(map(str, targets))}", sys.stdout)
-    return FAILED if found.failures else PASSED
-
-
-def _write(out: Path, targets: dict[Path, str]) -> OSError | None:
-    """Write all files, or none and return why."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with written_whole(*targets) as parts:
-            for part, text in zip(parts, targets.values(), strict=True):
-                part.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        return error
-    return None
-
-
-def _say(text: str, stream: Any) -> None:
-    """Print, whatever the stream takes; a crash would exit with the verdict's code."""
-    text = visible(text)  # a terminal does what control characters tell it
-    try:
-        print(text, file=stream, flush=True)
-    except UnicodeEncodeError:
-        plain = text.encode("ascii", "backslashreplace").decode("ascii")
-        print(plain, file=stream, flush=True)
-    except OSError:
-        # a pipe that is closed or a full disk; else Python would fail again at its end
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)

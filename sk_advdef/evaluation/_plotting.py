@@ -6,19 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._pyplot import pyplot
 from sk_advdef._validation import invalid
-
-
-def pyplot(owner: object) -> Any:
-    """Import matplotlib.pyplot, or say what to install."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f"{type(owner).__name__}.plot needs matplotlib. Install it with "
-            'pip install "sk_advdef[plot]".'
-        ) from error
-    return plt
 
 
 def check_text(owner: object, **values: Any) -> None:

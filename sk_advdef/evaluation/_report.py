@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._pyplot import pyplot
 from sk_advdef.evaluation._html import escaped
 from sk_advdef.evaluation._intervals import wilson
 
@@ -260,14 +261,7 @@ class RobustnessReport:
             The axes drawn on.
         """
         if ax is None:
-            try:
-                from matplotlib import pyplot as plt
-            except ImportError as error:
-                raise ImportError(
-                    "RobustnessReport.plot needs matplotlib: "
-                    "pip install sk_advdef[plot]"
-                ) from error
-            _, ax = plt.subplots(figsize=(7, 0.4 * len(self.attacks) + 1.5))
+            _, ax = pyplot(self).subplots(figsize=(7, 0.4 * len(self.attacks) + 1.5))
         lines = self._lines()[::-1]
         shares = np.array([line.share for line in lines])
         below = shares - np.array([line.low for line in lines])

@@ -25,7 +25,7 @@ from sklearn.tree import DecisionTreeClassifier
 import sk_advdef
 from sk_advdef import Diagnosis
 from sk_advdef.__main__ import _parser, main
-from sk_advdef.evaluation import _audit
+from sk_advdef.evaluation import _audit, _audit_command
 from sk_advdef.evaluation._audit_inputs import (
     fitted_to,
     is_ours,
@@ -183,12 +183,12 @@ def test_skops_files_need_no_trust_for_what_is_known(files, capsys, monkeypatch)
     np.testing.assert_array_equal(opened.predict(X), known.predict(X))
     foreign = make_pipeline(FunctionTransformer(skops_file), LogisticRegression())
     skops_file(files / "foreign.skops", foreign)
-    assert audit(files, "--eps", "1", model="foreign.skops") == _audit.NO_AUDIT
+    assert audit(files, "--eps", "1", model="foreign.skops") == _audit_command.NO_AUDIT
     said = capsys.readouterr().err
     assert "holds types that neither" in said and "skops_file" in said
     assert load_model(files / "foreign.skops", trust=True).steps
     monkeypatch.setitem(sys.modules, "skops", None)
-    assert audit(files, "--eps", "1", model="known.skops") == _audit.NO_AUDIT
+    assert audit(files, "--eps", "1", model="known.skops") == _audit_command.NO_AUDIT
     assert "pip install skops" in capsys.readouterr().err
 
 
@@ -238,7 +238,7 @@ def test_verdict(made_by_hand, worst, severities, limit, failures):
 
 
 def test_it_fails_and_says_so(made, capsys):
-    assert made[1] == _audit.FAILED
+    assert made[1] == _audit_command.FAILED
     assert sorted(p.name for p in made[0].iterdir()) == ["report.html", "report.json"]
 
 
@@ -255,7 +255,7 @@ def test_a_table_with_names(files, capsys, monkeypatch):
         warnings.simplefilter("error")
         code = audit(files, *words.split(), "--fixed", "c", NAMES[0])
     said = capsys.readouterr()
-    assert code == _audit.PASSED
+    assert code == _audit_command.PASSED
     assert "left out: ['id']" in said.err
     assert "No limit was set" in said.out
     told = json.loads((files / "x" / "report.json").read_text(encoding="utf-8"))
@@ -336,7 +336,7 @@ def test_no_audit(files, capsys, model, data, words, error):
     with zipfile.ZipFile(files / "cut.skops", "w") as archive:
         archive.writestr("schema.json", "[" * 10**5)
     code = audit(files, "--eps", "0.1", *words.split(), model=model, data=data)
-    assert code == _audit.NO_AUDIT
+    assert code == _audit_command.NO_AUDIT
     said = capsys.readouterr()
     assert re.search(error, said.err), said.err
     assert not said.out
@@ -377,9 +377,9 @@ def test_a_pickle_that_is_not_trusted_runs_nothing(files, tmp_path):
     left = tmp_path / "left behind"
     (files / "trap.pkl").write_bytes(pickle.dumps(Trap(str(left))))
     np.savez(files / "trap.npz", X=np.array([Trap(str(left))]), y=np.array([0]))
-    assert audit(files, "--eps", "1", model="trap.pkl") == _audit.NO_AUDIT
+    assert audit(files, "--eps", "1", model="trap.pkl") == _audit_command.NO_AUDIT
     words = ["--eps", "1", "--trust"]
-    assert audit(files, *words, data="trap.npz") == _audit.NO_AUDIT
+    assert audit(files, *words, data="trap.npz") == _audit_command.NO_AUDIT
     assert not left.exists()
 
 
@@ -389,7 +389,7 @@ def test_a_crash_is_no_verdict(files, capsys, monkeypatch):
 
     monkeypatch.setattr(_audit, "evaluate_robustness", crash)
     words = ["--trust", "--eps", "1", "--target", "class", "--bounds", "none"]
-    assert audit(files, *words) == _audit.NO_AUDIT
+    assert audit(files, *words) == _audit_command.NO_AUDIT
     assert "out of luck" in capsys.readouterr().err
 
 
@@ -435,7 +435,7 @@ def test_the_report_is_written_though_nobody_listens(
     words = "--trust --target class --eps 1 --bounds data --rows 5 --fail-under 0"
     given = [files / "tree.pkl", files / "rows.csv", "--out", out]
     code = main(["audit", *map(str, given), *words.split()])
-    assert code == _audit.PASSED
+    assert code == _audit_command.PASSED
     assert sorted(p.name for p in out.iterdir()) == ["report.html", "report.json"]
 
 
@@ -445,7 +445,7 @@ def test_a_terminal_that_knows_few_letters(files, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii"))
     words = "--trust --target class --eps 1 --bounds data --rows 5"
     given = [files / "tree.pkl", files / "rows.csv", "--out", tmp_path / "größe"]
-    assert main(["audit", *map(str, given), *words.split()]) == _audit.PASSED
+    assert main(["audit", *map(str, given), *words.split()]) == _audit_command.PASSED
     assert b"gr\\xf6\\xdfe" in kept.getvalue()
 
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from sk_advdef import Diagnosis, GuardedClassifier, RejectingClassifier
 from sk_advdef._images import resolve_layout
-from sk_advdef.evaluation import _audit, _audit_page
+from sk_advdef.evaluation import _audit, _audit_command, _audit_page
 from sk_advdef.evaluation._audit_page import page
 from sk_advdef.evaluation._diagnosis import Finding
 from sk_advdef.evaluation._html import UNSEEN, visible
@@ -185,14 +185,14 @@ def test_diagrams_of_estimators(kind):
 def test_a_terminal_is_told_nothing_either(made_by_hand, monkeypatch, capsys, tmp_path):
     word = "".join(HOSTILE.values())
     audit = audit_of(word, made_by_hand)
-    monkeypatch.setattr(_audit, "audit", lambda args, command: audit)
+    monkeypatch.setattr(_audit_command, "audit", lambda args, command: audit)
     out = tmp_path / "out\x1b[2J\u202e"
 
     class Args:
         pass
 
     Args.out = out
-    assert _audit.run(Args, ["audit", word]) == _audit.FAILED
+    assert _audit_command.run(Args, ["audit", word]) == _audit_command.FAILED
     said = capsys.readouterr()
     assert not UNSEEN.search(said.out) and not UNSEEN.search(said.err)
     assert visible(HOSTILE["direction"]) in said.out
@@ -201,8 +201,8 @@ def test_a_terminal_is_told_nothing_either(made_by_hand, monkeypatch, capsys, tm
     strictly((out / "report.json").read_text(encoding="utf-8"))
 
     def refuse(args, command):
-        raise _audit.AuditError(f"There is no file {word}.")
+        raise _audit_command.AuditError(f"There is no file {word}.")
 
-    monkeypatch.setattr(_audit, "audit", refuse)
-    assert _audit.run(Args, []) == _audit.NO_AUDIT
+    monkeypatch.setattr(_audit_command, "audit", refuse)
+    assert _audit_command.run(Args, []) == _audit_command.NO_AUDIT
     assert not UNSEEN.search(capsys.readouterr().err)

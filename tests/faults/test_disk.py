@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sk_advdef import FGSM, DensityDetector, DistilledClassifier, make_detection_scorer
 from sk_advdef.__main__ import main
 from sk_advdef._files import written_whole
-from sk_advdef.evaluation import _audit
+from sk_advdef.evaluation import _audit_command
 from tests._instances import make_rows
 from tests.faults._disk import full_disk
 
@@ -75,7 +75,7 @@ def attacked(made_by_hand, monkeypatch):
         made.times += 1
         return made_by_hand(made.worst)
 
-    monkeypatch.setattr(_audit, "audit", audit)
+    monkeypatch.setattr(_audit_command, "audit", audit)
     return made
 
 
@@ -87,12 +87,12 @@ def ask(out):
 
 def test_an_audit_on_a_full_disk(attacked, tmp_path, capsys):
     out = tmp_path / "out"
-    assert ask(out) == _audit.PASSED
+    assert ask(out) == _audit_command.PASSED
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     capsys.readouterr()
     attacked.worst = 0.3
     with full_disk():
-        assert ask(out) == _audit.NO_AUDIT
+        assert ask(out) == _audit_command.NO_AUDIT
     said = capsys.readouterr()
     # hours of attacks are not lost: the figures are told
     assert "30.0%" in said.out
@@ -107,7 +107,7 @@ def test_an_audit_without_a_place_is_refused_before_it_is_made(
     below, attacked, tmp_path, capsys
 ):
     (tmp_path / "file").touch()
-    assert ask(tmp_path / "file" / below) == _audit.NO_AUDIT
+    assert ask(tmp_path / "file" / below) == _audit_command.NO_AUDIT
     assert "no folder that can be written to" in capsys.readouterr().err
     assert attacked.times == 0
 
