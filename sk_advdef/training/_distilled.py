@@ -11,9 +11,10 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC, NuSVC
 from sklearn.utils import _safe_indexing
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._base import all_or_nothing
@@ -27,7 +28,6 @@ from sk_advdef._torch._models import (
     is_frozen,
     is_net,
     last_step,
-    unfrozen,
 )
 from sk_advdef._validation import check_number, seed_from, with_seed
 from sk_advdef.training._base import (
@@ -35,6 +35,7 @@ from sk_advdef.training._base import (
     fit_net,
     has_sample_weight,
 )
+from sk_advdef.training._class_weights import brought, weights_asked_for, without
 from sk_advdef.training._teachers import (
     Teachers,
     answers,
@@ -73,36 +74,10 @@ def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.n
 
 
 class SoftLabels(NamedTuple):
-    """What a student is to learn of each row, and how much it is to count.
-
-    ``mixed`` are probabilities of ``classes``; ``balanced`` are what they come to as
-    weights where the student balances its classes.
-    """
+    """What a student is to learn of each row, as the weight of each of ``classes``."""
 
     classes: np.ndarray
-    mixed: np.ndarray
-    balanced: np.ndarray
-
-
-def balanced_labels(
-    y: np.ndarray, soft: np.ndarray, alpha: float, temperature: float, *, twice: bool
-) -> np.ndarray:
-    """Mix soft and true labels, each weighted as balanced classes of ``y`` ask for.
-
-    Answers are sharpened by the temperature, and weights with them. ``twice`` tells
-    that the soft labels come from teachers that balance classes themselves.
-    """
-    classes = np.unique(y)
-    weight = compute_class_weight("balanced", classes=classes, y=y)
-    taught = soft if twice else soft * weight ** (1 / temperature)
-    return alpha * taught + (1 - alpha) * (y[:, None] == classes) * weight
-
-
-def balances(model: Any) -> bool:
-    """Whether a classifier gives classes the weights that their numbers ask for."""
-    last = unfrozen(last_step(model))
-    given = last.get_params() if hasattr(last, "get_params") else {}
-    return str(given.get("class_weight")).startswith("balanced")
+    weights: np.ndarray
 
 
 def fit_on_soft(
@@ -120,27 +95,37 @@ def fit_on_soft(
             student.steps = [*before.steps, student.steps[-1]]
         fit_on_soft(student.steps[-1][1], X, y, labels, rng)
         return student
-    classes, soft = labels.classes, labels.mixed
+    classes, weights = labels.classes, labels.weights
     if not has_sample_weight(student):
         # what belongs to one row stands together, for students that split rows
-        columns = draw_labels(soft, COPIES, rng).T.ravel()
+        shares = weights / weights.sum(axis=1, keepdims=True)
+        columns = draw_labels(shares, COPIES, rng).T.ravel()
         rows, untold = _untold(columns, y, classes)
         columns[rows * COPIES] = untold
-        rows = np.repeat(np.arange(len(soft)), COPIES)
-        return student.fit(_safe_indexing(X, rows), classes[columns])
+        rows = np.repeat(np.arange(len(shares)), COPIES)
+        at = _order(student, rows, rng)
+        return student.fit(_safe_indexing(X, rows[at]), classes[columns[at]])
     # a row of weight 0 would still count, as one of a leaf for instance
-    rows, columns = np.nonzero(soft)
+    rows, columns = np.nonzero(weights)
     more = _untold(columns, y, classes)
     rows, columns = np.append(rows, more[0]), np.append(columns, more[1])
-    own: dict[str, Any] = {}
-    if balances(student):
-        # by the weights: on these rows each class may be as frequent as any other
-        own["class_weight"] = student.get_params()["class_weight"]
-        soft = labels.balanced
-        student.set_params(class_weight=None)
-    weight = np.maximum(soft[rows, columns], LEAST_WEIGHT)
-    student.fit(_safe_indexing(X, rows), classes[columns], sample_weight=weight)
-    return student.set_params(**own)
+    at = _order(student, rows, rng)
+    rows, columns = rows[at], columns[at]
+    weight = np.maximum(weights[rows, columns], LEAST_WEIGHT)
+    return student.fit(_safe_indexing(X, rows), classes[columns], sample_weight=weight)
+
+
+def _order(student: Any, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mix rows for a student that splits them, which may come class by class.
+
+    It cannot stratify: soft labels name each class in each row. What belongs to one row
+    stays together.
+    """
+    splits = (name.rpartition("__")[2] == "cv" for name in student.get_params())
+    if not any(splits):
+        return np.arange(len(rows))
+    place = rng.permutation(rows.max() + 1)
+    return np.argsort(place[rows], kind="stable")
 
 
 def _untold(
@@ -205,6 +190,8 @@ class DistilledClassifier(TrainingClassifier):
         Share of up to 1,000 rows of the training set whose largest probability rounds
         to 1 in float32: there ``predict_proba`` says no more than ``predict``, and
         cross-entropy has no gradient.
+    temperature_ : float
+        Temperature that the student was trained at.
     classes_ : ndarray of shape (n_classes,)
         Sorted labels.
     n_features_in_ : int
@@ -215,7 +202,8 @@ class DistilledClassifier(TrainingClassifier):
     Raises
     ------
     ValueError
-        If ``estimator`` is frozen, or a teacher does not know a class of ``y``.
+        If ``estimator`` is frozen, sets a threshold of its own or is an SVC with
+        ``probability=True``, or a teacher does not know a class of ``y``.
     TypeError
         If the student or a teacher is no net and has no ``predict_proba``.
 
@@ -226,8 +214,9 @@ class DistilledClassifier(TrainingClassifier):
     Notes
     -----
     A student that takes ``sample_weight`` learns on each row once a class of a weight
-    above 0; limits such as ``min_samples_leaf`` count these. Balanced class weights of
-    its own are those of ``y``, and are not counted again where the teacher has them.
+    above 0; limits such as ``min_samples_leaf`` count these. Class weights and priors
+    of its own, and of what is within it, are those of ``y`` and weigh the labels; they
+    are not counted again where a teacher has some.
     One that takes none learns on 10 copies of each row with labels drawn from the soft
     ones, which is coarse for high temperatures; among nearest neighbours a row's own
     copies are the nearest, so that 10 times as many are needed. Either way a search
@@ -307,23 +296,22 @@ class DistilledClassifier(TrainingClassifier):
         check_number(self, "alpha", self.alpha, low=0, high=1)
         check_memory_parameter(self, self.memory)
         X, y = self._checked(X, y)
+        self._refuse_student()
         given = copy.deepcopy(self.random_state)  # drawing a seed may move it on
         seed = seed_from(self.random_state)
         classes = np.unique(y)
-        teacher = self.estimator if self.teacher is None else self.teacher
-        teachers = teachers_of(self, teacher)
+        teachers = teachers_of(self, self._teacher())
         fitted, voices = self._taught(teachers, X, y, classes, given, seed)
         self.teacher_ = fitted if teachers.several else fitted[0]
-        soft = soft_labels(teachers.weights, voices, self.temperature)
-        twice = all(balances(model) for model in teachers.models)
-        balanced = balanced_labels(y, soft, self.alpha, self.temperature, twice=twice)
-        true = y[:, None] == classes
-        soft = self.alpha * soft + (1 - self.alpha) * true
-        labels = SoftLabels(classes, soft, balanced)
+        labels = self._labels_to_learn(teachers, voices, y, classes)
         self.estimator_ = self._fitted_student(X, y, labels, seed)
+        self.temperature_ = float(self.temperature)
         self.classes_ = classes_of(self.estimator_)
         self._look_back(X, y, fitted, voices, classes, seed)
         return self
+
+    def _teacher(self) -> Any:
+        return self.estimator if self.teacher is None else self.teacher
 
     def _taught(
         self,
@@ -361,16 +349,53 @@ class DistilledClassifier(TrainingClassifier):
         ]
         return fitted, voices
 
+    def _labels_to_learn(
+        self, teachers: Teachers, voices: Any, y: np.ndarray, classes: np.ndarray
+    ) -> SoftLabels:
+        """Mix soft and true labels, each with the classes weighed once."""
+        weight = as_they_are = np.ones(len(classes))
+        weighed = any(brought(model) for model in teachers.models)
+        if not weighed or self.alpha < 1:
+            weight = weights_asked_for(self, self.estimator, y)
+        soft = soft_labels(
+            teachers, voices, self.temperature, as_they_are if weighed else weight
+        )
+        true = (y[:, None] == classes) * weight
+        return SoftLabels(classes, self.alpha * soft + (1 - self.alpha) * true)
+
+    def _refuse_student(self) -> None:
+        last = last_step(self.estimator)
+        parts = [last, *last.get_params().values()]
+        if any(isinstance(one, (SVC, NuSVC)) and _scales(one) for one in parts):
+            raise ValueError(
+                f"{type(self).__name__} cannot teach probabilities to SVC or NuSVC "
+                "with probability=True: libsvm scales scores by folds of its own, in "
+                "which what belongs to one row stands on both sides, and takes no "
+                "weights. Use CalibratedClassifierCV(SVC())."
+            )
+        if isinstance(last, (FixedThresholdClassifier, TunedThresholdClassifierCV)):
+            name = type(last).__name__
+            raise ValueError(
+                f"The threshold of {name} within {type(self).__name__} would part "
+                "probabilities at the temperature, not those that predict_proba "
+                f"returns. Put {name} around {type(self).__name__}."
+            )
+
     def _fitted_student(self, X: Any, y: Any, labels: SoftLabels, seed: int) -> Any:
-        if is_net(self.estimator):
-            heat, soft = self.temperature, labels.mixed
-            hot = partial(at_temperature, temperature=heat, soft=soft)
-            return fit_net(self.estimator, X, y, seed + 1, hot)
-        student = with_seed(clone(self.estimator), seed + 1)
+        own = brought(self.estimator)
+        # its weights are in the labels
+        student = without(self.estimator) if own else self.estimator
+        if is_net(student):
+            soft = labels.weights / labels.weights.sum(axis=1).mean()
+            hot = partial(at_temperature, temperature=self.temperature, soft=soft)
+            return fit_net(student, X, y, seed + 1, hot)
+        student = with_seed(clone(student), seed + 1)
         rng = np.random.default_rng(seed)
         # the weights are ours, whatever the steps of a Pipeline ask to be routed
         with config_context(enable_metadata_routing=False):
-            return fit_on_soft(student, X, y, labels, rng)
+            student = fit_on_soft(student, X, y, labels, rng)
+        last_step(student).set_params(**own)
+        return student
 
     def _look_back(
         self,
@@ -392,7 +417,7 @@ class DistilledClassifier(TrainingClassifier):
                 said = classes[own[0][1][rows].argmax(axis=1)]
                 name = f"teacher {i}" if several else "teacher"
                 self._look_at(name, model, said, y[rows])
-        said = self.classes_[proba.argmax(axis=1)]
+        said = self.estimator_.predict(_safe_indexing(X, rows))
         self._look_at("student", self.estimator_, said, y[rows])
 
     def _look_at(self, name: str, model: Any, said: np.ndarray, y: np.ndarray) -> None:
@@ -400,7 +425,10 @@ class DistilledClassifier(TrainingClassifier):
         shares = np.unique(y, return_counts=True)[1] / len(y)
         right, often = float((said == y).mean()), float(shares.max())
         told = is_net(model) and self.temperature > 1 and len(y) >= ENOUGH_ROWS
-        if told and right <= often < MOSTLY_ONE:
+        # one that weighs classes may be right less often and have learned much
+        models = [self.estimator, *teachers_of(self, self._teacher()).models]
+        constant = len(np.unique(said)) == 1 or not any(map(brought, models))
+        if told and constant and right <= often < MOSTLY_ONE:
             warnings.warn(
                 f"The {name} of DistilledClassifier is right on {right:.1%} of its "
                 f"training rows, and the most frequent class alone on {often:.1%}. "
@@ -433,9 +461,9 @@ class DistilledClassifier(TrainingClassifier):
         return self._proba(self._rows(X))
 
     def _proba(self, X: Any) -> np.ndarray:
-        if is_net(self.estimator):
+        if is_net(self.estimator_):
             return self.estimator_.predict_proba(X)
-        return soften(log_proba(self.estimator_, X), 1 / self.temperature)
+        return soften(log_proba(self.estimator_, X), 1 / self.temperature_)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the student's answers.
@@ -458,7 +486,12 @@ class DistilledClassifier(TrainingClassifier):
         from sk_advdef._torch._views import times
 
         view = build(self.estimator_)
-        return view if is_net(self.estimator) else times(view, self.temperature)
+        return view if is_net(self.estimator_) else times(view, self.temperature_)
+
+
+def _scales(machine: Any) -> bool:
+    given = getattr(machine, "probability", False)  # of another type where deprecated
+    return isinstance(given, (bool, np.bool_)) and bool(given)
 
 
 def _entries(name: str, model: Any, right: np.ndarray) -> list[dict[str, Any]]:

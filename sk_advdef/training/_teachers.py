@@ -103,16 +103,22 @@ def _columns(known: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def soft_labels(
-    weights: np.ndarray,
+    teachers: Teachers,
     voices: list[list[tuple[float, np.ndarray]]],
     temperature: float,
+    class_weight: np.ndarray,
 ) -> np.ndarray:
-    """Mean of the teachers' softened probabilities."""
-    return np.sum(
-        [
-            weight * share * soften(log, temperature)
-            for weight, own in zip(weights, voices, strict=True)
-            for share, log in own
-        ],
-        axis=0,
-    )
+    """Mean of the teachers' softened probabilities, with classes weighed.
+
+    What a net learned at the temperature are the softened ones, which are weighed as
+    they are; those of others are weighed before they are softened.
+    """
+    given = zip(teachers.models, teachers.weights, voices, strict=True)
+    parts = []
+    for model, weight, own in given:
+        hot = is_net(model) and not is_frozen(model)
+        more = np.log(class_weight) * (temperature if hot else 1)
+        parts += [
+            weight * share * soften(log + more, temperature) for share, log in own
+        ]
+    return np.sum(parts, axis=0)

@@ -33,6 +33,17 @@ def soften(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(log_probabilities / temperature, axis=1)
 
 
+def _class_weight(criterion: Any, scores: Any) -> Any:
+    """Return the weight of each class that a criterion on probabilities has."""
+    from torch import nn
+
+    if isinstance(criterion, nn.NLLLoss):
+        return criterion.weight
+    if isinstance(criterion, nn.BCEWithLogitsLoss) and criterion.pos_weight is not None:
+        return scores.new_tensor([1.0, float(criterion.pos_weight)])
+    return None
+
+
 @contextmanager
 def at_temperature(
     net: Any,
@@ -78,8 +89,12 @@ def at_temperature(
         if target.ndim == 1:
             target = target.long()
         return torch.nn.functional.cross_entropy(
-            scores / temperature, target.to(scores.device)
-        )
+            scores / temperature,
+            target.to(scores.device),
+            weight=_class_weight(net.criterion_, scores),
+            # the mean of nn.BCEWithLogitsLoss takes no account of weights
+            reduction="none" if kind == "binary" else "mean",
+        ).mean()
 
     with hooked(net, infer=infer, get_loss=get_loss):
         yield X if soft is None else {"x": X, "row": np.arange(len(X))}

@@ -12,14 +12,27 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import (
+    BaggingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, train_test_split
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    KFold,
+    train_test_split,
+)
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
@@ -37,6 +50,7 @@ from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._random import seeded
 from sk_advdef._validation import seed_from
 from sk_advdef.nets import DropoutMLP
+from sk_advdef.training._class_weights import brought
 from sk_advdef.training._distilled import COPIES, draw_labels, log_proba, soften
 from tests._instances import make_rows, small_net
 from tests._torch._cases import (
@@ -282,6 +296,158 @@ def test_balance_is_counted_once_at_any_temperature(own, temperature):
     told = model.fit(rows, labels).predict(rows)
     assert (told == expected).mean() > 0.93
     assert model.estimator_.class_weight == "balanced"
+
+
+HEAVY = {"rare": 4, "usual": 1}
+CODED = {0: 4, 1: 1}
+EVEN = [0.5, 0.5]
+
+
+@pytest.mark.parametrize("temperature", [1, 5])
+@pytest.mark.parametrize(
+    "student",
+    [
+        LogisticRegression(class_weight=HEAVY, tol=1e-8),
+        make_pipeline(StandardScaler(), LogisticRegression(class_weight=HEAVY)),
+        GaussianNB(priors=EVEN),
+        LinearDiscriminantAnalysis(priors=EVEN),
+        BaggingClassifier(LogisticRegression(class_weight=CODED), random_state=0),
+        OneVsRestClassifier(LogisticRegression(class_weight="balanced")),
+        VotingClassifier(
+            [("a", LogisticRegression(class_weight="balanced")), ("b", GaussianNB())],
+            voting="soft",
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_classes_are_weighed_once(student, temperature):
+    """Weights and priors, of the model or within it, are in the teacher's answers."""
+    rows, labels = unbalanced()
+    expected = clone(student).fit(rows, labels).predict(rows)
+    model = DistilledClassifier(student, temperature=temperature, random_state=0)
+    told = model.fit(rows, labels).predict(rows)
+    assert (told == expected).mean() > 0.88
+    assert abs((told == "rare").mean() - (expected == "rare").mean()) < 0.12
+    assert str(brought(model.estimator_)) == str(brought(student))
+
+
+@pytest.mark.parametrize("temperature", [1, 5])
+@pytest.mark.parametrize(
+    "student",
+    [
+        LogisticRegression(class_weight=HEAVY, tol=1e-8),
+        GaussianNB(priors=[0.6, 0.4]),
+        LinearDiscriminantAnalysis(priors=EVEN),
+        BaggingClassifier(LogisticRegression(class_weight=CODED), random_state=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_classes_are_weighed_where_the_teacher_does_not(student, temperature):
+    rows, labels = unbalanced()
+    expected = clone(student).fit(rows, labels).predict(rows)
+    teacher = LogisticRegression(tol=1e-8)
+    plain = (teacher.fit(rows, labels).predict(rows) == "rare").mean()
+    model = DistilledClassifier(student, teacher=teacher, temperature=temperature)
+    told = model.fit(rows, labels).predict(rows)
+    assert (told == expected).mean() > 0.88
+    assert (told == "rare").mean() > plain + 0.1
+
+
+def test_parts_that_weigh_classes_each_in_its_way():
+    parts = [
+        ("a", LogisticRegression(class_weight="balanced")),
+        ("b", LogisticRegression(class_weight={"rare": 9})),
+    ]
+    vote = VotingClassifier(parts, voting="soft")
+    rows, labels = unbalanced()
+    assert DistilledClassifier(vote).fit(rows, labels).score(rows, labels) > 0.6
+    model = DistilledClassifier(vote, teacher=GaussianNB())
+    with pytest.raises(ValueError, match="whose parts weigh classes in one way"):
+        model.fit(rows, labels)
+
+
+@pytest.mark.parametrize("temperature", [1, 5])
+def test_weights_of_a_criterion_count_once(temperature):
+    rows, labels = unbalanced()
+    weight = torch.tensor([4.0, 1.0])
+    net = small_net(module__n_classes=2, max_epochs=20, criterion__weight=weight)
+    plain = clone(net).set_params(criterion__weight=None)
+    alone = NetClassifier(net, random_state=0).fit(rows, labels).predict(rows)
+    for student, teacher in ((net, None), (plain, net), (net, plain)):
+        model = DistilledClassifier(
+            student, teacher=teacher, temperature=temperature, random_state=0
+        )
+        told = model.fit(rows, labels).predict(rows)
+        assert abs((told == "rare").mean() - (alone == "rare").mean()) < 0.12
+    assert net.get_params()["criterion__weight"] is weight
+
+
+@pytest.mark.parametrize(
+    ("module", "criterion", "weight"),
+    [
+        (Probabilities, nn.NLLLoss, {"criterion__weight": [9.0, 1, 1]}),
+        (OneLogit, nn.BCEWithLogitsLoss, {"criterion__pos_weight": [9.0]}),
+    ],
+)
+def test_weights_of_criteria_on_probabilities(module, criterion, weight):
+    """At temperature 1 the teacher is trained as the net is by itself."""
+    labels = codes if module is Probabilities else codes > 1
+    weight = {name: torch.tensor(value) for name, value in weight.items()}
+    net = make_net(module, criterion=criterion, lr=0.01)
+    found = []
+    for one in (net, clone(net).set_params(**weight)):
+        alone = NetClassifier(one, random_state=seed_from(0)).fit(X, labels)
+        model = DistilledClassifier(one, temperature=1, random_state=0).fit(X, labels)
+        expected = alone.predict_proba(X)
+        found.append(model.teacher_.predict_proba(X))
+        np.testing.assert_allclose(found[-1], expected, atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.05
+
+
+def test_support_vector_machines_with_probabilities():
+    """What turns their scores into probabilities takes no soft labels."""
+    machine = SVC(probability=True, random_state=0)
+    for student in (machine, make_pipeline(StandardScaler(), machine)):
+        with pytest.raises(ValueError, match="CalibratedClassifierCV"):
+            DistilledClassifier(student).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        CalibratedClassifierCV(SVC(), cv=3),
+        CalibratedClassifierCV(KNeighborsClassifier(COPIES), cv=3),
+        StackingClassifier(
+            [("a", LogisticRegression(max_iter=500)), ("b", GaussianNB())],
+            final_estimator=LogisticRegression(),
+            cv=3,
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_rows_may_come_class_by_class(student):
+    """Students that split rows cannot stratify by soft labels."""
+    order = np.argsort(codes, kind="stable")
+    model = DistilledClassifier(student, temperature=3, random_state=0)
+    assert model.fit(X[order], y[order]).score(X, y) > 0.85
+
+
+def test_a_threshold_belongs_around():
+    student = FixedThresholdClassifier(LogisticRegression(), threshold=0.2)
+    for within in (student, make_pipeline(StandardScaler(), student)):
+        with pytest.raises(ValueError, match="Put FixedThresholdClassifier around"):
+            DistilledClassifier(within).fit(X, codes > 0)
+    around = student.set_params(estimator=DistilledClassifier(LogisticRegression()))
+    assert around.fit(X, codes > 0).score(X, codes > 0) > 0.6
+
+
+def test_a_temperature_set_later_changes_no_answer():
+    model = DistilledClassifier(GaussianNB(), temperature=5).fit(X, y)
+    before = model.predict_proba(X)
+    np.testing.assert_array_equal(
+        model.set_params(temperature=1).predict_proba(X), before
+    )
+    assert model.temperature_ == 5
 
 
 def test_balanced_boosting_of_words():
