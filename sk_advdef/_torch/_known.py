@@ -16,6 +16,7 @@ _BUILTIN = {
     "sk_advdef.GrayscaleSqueezer": "_squeezer_views:grayscale",
     "sk_advdef.MedianSqueezer": "_squeezer_views:median",
     "sk_advdef.JpegSqueezer": "_jpeg_view:jpeg",
+    "sklearn.BaseSearchCV": "_views:searched",
     "sklearn.CalibratedClassifierCV": "_ensemble_views:calibrated_classifier",
     "sklearn.ColumnTransformer": "_views:column_transformer",
     "sklearn.FeatureUnion": "_views:feature_union",

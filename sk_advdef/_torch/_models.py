@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def unfrozen(estimator: Any) -> Any:
@@ -195,10 +199,27 @@ def predict(estimator: Any, X: Any) -> np.ndarray:
 
 def torch_generators_kept() -> AbstractContextManager[Any]:
     """Put torch's global generators back afterwards; each skorch ``predict`` draws."""
-    torch = sys.modules.get("torch")
-    if torch is None:
+    if "torch" not in sys.modules:
         return nullcontext()
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    from sk_advdef._torch._random import kept
+
+    return kept()
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function climb gradients where its caller switched them off."""
+
+    @wraps(function)
+    def climbing(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return function(*args, **kwargs)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            return function(*args, **kwargs)
+
+    return climbing
 
 
 def has_scores(estimator: Any) -> bool:

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from sk_advdef._base import Stamped
-from sk_advdef._torch._models import is_net, is_skorch, unfrozen
+from sk_advdef._torch._models import is_net, is_skorch, unfrozen, with_gradients
 from sk_advdef._torch._net_view import check_output, frozen, net_scores, view_of_net
 from sk_advdef._torch._random import seeded
 from sk_advdef._torch._registry import build
@@ -69,6 +69,7 @@ class NetClassifier(ClassifierMixin, Stamped):
     def _wraps_net(self) -> bool:
         return True
 
+    @with_gradients
     def fit(
         self,
         X: Any,

@@ -104,6 +104,11 @@ def _calibrated(ensemble: Any, role: str) -> Iterator[Part]:
     yield where, member, "proba" if reads_proba(member) else "answer"
 
 
+def _searched(search: Any, role: str) -> Iterator[Part]:
+    where = f"the estimator of {type(search).__name__}"
+    yield where, getattr(search, "best_estimator_", search.estimator), role
+
+
 def _eliminated(model: Any, role: str) -> Iterator[Part]:
     if role != "transform":
         where = f"the estimator of {type(model).__name__}"
@@ -112,6 +117,7 @@ def _eliminated(model: Any, role: str) -> Iterator[Part]:
 
 #: Containers, by their key in the registry -> their parts.
 PARTS: dict[str, Callable[[Any, str], Iterator[Part]]] = {
+    "sklearn.BaseSearchCV": _searched,
     "sklearn.CalibratedClassifierCV": _calibrated,
     "sklearn.ColumnTransformer": _column_transformer,
     "sklearn.FeatureUnion": _feature_union,

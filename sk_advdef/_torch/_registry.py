@@ -169,10 +169,10 @@ def as_module(estimator: Any) -> Any:
     squeeze, for skorch nets, and for these types of scikit-learn, their subclasses
     included unless those override how they answer:
 
-    - structure: Pipeline, FrozenEstimator, ColumnTransformer and FeatureUnion (branches
-      that drop or pass through too). The rows of a ColumnTransformer's view have all
-      columns that it was fitted on, as numbers; a branch for other columns, such as an
-      encoder's, has no view.
+    - structure: Pipeline, FrozenEstimator, fitted searches, ColumnTransformer and
+      FeatureUnion (branches that drop or pass through too). The rows of a
+      ColumnTransformer's view have all columns that it was fitted on, as numbers; a
+      branch for other columns, such as an encoder's, has no view.
     - transformers: StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler,
       Normalizer, PCA, IncrementalPCA, TruncatedSVD, SimpleImputer (of numbers),
       whatever selects features (SelectKBest, VarianceThreshold, SelectFromModel, RFE,

@@ -42,6 +42,11 @@ def pipeline(estimator: Any, role: str) -> nn.Module:
     )
 
 
+def searched(search: Any) -> nn.Module:
+    """Build the view of what a search has chosen."""
+    return build(search.best_estimator_)
+
+
 class Behind(nn.Module):
     """The suspicion of a detector behind the view of some steps."""
 

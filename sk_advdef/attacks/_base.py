@@ -17,6 +17,7 @@ from sk_advdef._torch._models import (
     rejection_of,
     torch_generators_kept,
     unfrozen,
+    with_gradients,
 )
 from sk_advdef._validation import (
     check_flag,
@@ -308,6 +309,7 @@ class Attack(Documented):
     #: what the attacker knows of the estimator
     _knows = "all"
 
+    @with_gradients
     def run(self, estimator: Any, X: Any, y: Any = None) -> AttackResult:
         """Attack each row of ``X``.
 
@@ -358,6 +360,7 @@ class Attack(Documented):
         """
         return self.run(estimator, X, y).X_adv
 
+    @with_gradients
     def rows_to_train_on(self, estimator: Any, X: Any, y: Any) -> Any:
         """Return attacked rows to learn from: of every row, made to the end.
 

@@ -19,6 +19,7 @@ from sk_advdef.attacks._table import Table, as_rows
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
+from sk_advdef.evaluation._scores import check_kind, chosen
 from sk_advdef.training._certified_result import box_of, certificate
 
 NAME = "certified_accuracy_score"
@@ -114,6 +115,7 @@ def certified_rows(
     """Tell for each row whether it is right and proved to stay so."""
     check_model(NAME, estimator)
     check_option(NAME, "norm", norm, NORMS)
+    estimator = chosen(estimator)
     X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
     if rejection_of(estimator) is not None:
@@ -121,6 +123,7 @@ def certified_rows(
             f"{NAME} cannot tell what {type(estimator).__name__} rejects within the "
             "ball. Certify the model inside, estimator_."
         )
+    check_kind(NAME, estimator, y)
     if is_trees(estimator):
         exact = TreeExact(eps, norm=norm, bounds=bounds)
         return exact.run(estimator, X, y).certified

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import (
@@ -19,7 +20,7 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
 )
 from sk_advdef._torch._registry import has_view, missing_view
-from sk_advdef._validation import check_model, seed_from
+from sk_advdef._validation import check_model, invalid, seed_from
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._hop_skip_jump import HopSkipJump
 from sk_advdef.attacks._pgd import PGD
@@ -92,20 +93,48 @@ def with_int_seed(attack: Attack) -> Attack:
 
 def check_labels(owner: str, estimator: Any, y: np.ndarray) -> None:
     """Refuse labels of which the estimator knows none."""
-    last = last_step(estimator)
-    if len(y) and hasattr(last, "classes_"):
-        known = np.asarray(classes_of(estimator))
-        if not np.isin(y.astype(object), known.astype(object)).any():
-            raise ValueError(
-                f"{owner} got labels y such as {y.tolist()[0]!r}, and the estimator "
-                f"answers with such as {known.tolist()[0]!r}: none of y is among its "
-                "classes."
-            )
+    check_kind(owner, estimator, y)
+    known = np.asarray(classes_of(estimator))
+    if len(y) and not np.isin(y.astype(object), known.astype(object)).any():
+        raise _not_known(owner, y, known)
+
+
+def check_kind(owner: str, estimator: Any, y: np.ndarray) -> None:
+    """Refuse labels that can be no classes of the estimator, in whatever rows.
+
+    Some rows may well hold none that it learned.
+    """
+    if not hasattr(last_step(estimator), "classes_"):
+        raise invalid(owner, "estimator", "a fitted classifier", estimator)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise ValueError(f"{owner} got labels y with NaN or infinity among them.")
+    known = np.asarray(classes_of(estimator))
+    if len(y) and (_is_text(y) != _is_text(known) or _is_whole(known) > _is_whole(y)):
+        raise _not_known(owner, y, known)
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    return all(isinstance(label, str) for label in labels.tolist())
+
+
+def _is_whole(labels: np.ndarray) -> bool:
+    return labels.dtype.kind != "f" or bool((labels == np.floor(labels)).all())
+
+
+def _not_known(owner: str, y: np.ndarray, known: np.ndarray) -> ValueError:
+    return ValueError(
+        f"{owner} got labels y such as {y.tolist()[0]!r}, and the estimator answers "
+        f"with such as {known.tolist()[0]!r}: none of y is among its classes."
+    )
 
 
 def chosen(estimator: Any) -> Any:
-    """Return what a search has chosen, anything else as it is."""
-    return getattr(estimator, "best_estimator_", estimator)
+    """Return what a search has chosen, at the end of a Pipeline too, or as it is."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline) and hasattr(estimator[-1], "best_estimator_"):
+        name, last = estimator.steps[-1]
+        return Pipeline([*estimator.steps[:-1], (name, chosen(last))])
+    return estimator
 
 
 def check_threat(
@@ -216,6 +245,7 @@ def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.n
     check_consistent_length(X, y)
     with torch_generators_kept():
         held = predict(estimator, X) == y
+    check_kind("The accuracy under attack", estimator, y)
     for attack in attacks:
         rows = np.flatnonzero(held)
         if not len(rows):

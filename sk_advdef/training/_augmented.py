@@ -46,14 +46,18 @@ def _flags(estimator: Any) -> bool:
 
 
 def _has_proba(estimator: Any) -> bool:
-    inner = estimator.estimator
+    inner = _within(estimator)
     return is_net(inner) or hasattr(inner, "predict_proba")
 
 
 def _has_decisions_only(estimator: Any) -> bool:
     return not _has_proba(estimator) and hasattr(
-        estimator.estimator, "decision_function"
+        _within(estimator), "decision_function"
     )
+
+
+def _within(estimator: Any) -> Any:
+    return getattr(estimator, "estimator_", estimator.estimator)
 
 
 class AdversariallyAugmentedClassifier(TrainingClassifier):
@@ -323,6 +327,10 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         half = self.method in ("pgd", "ccat") or self.adversarial_label is not None
         return 0.5 if half else 1.0
 
+    def _own_attack(self) -> Any:
+        """Return copies of what was given, whose generators move on by themselves."""
+        return None if self.attack is None else clone(self.attack)
+
     def _default_eps(self, X: Any) -> np.ndarray:
         values = Table(X).values
         return 0.1 * (values.max(axis=0) - values.min(axis=0)).astype(np.float64)
@@ -335,8 +343,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         from sk_advdef.training._loop import Loop, around
         from sk_advdef.training._reach import with_names
 
-        self.attack_ = self.attack
-        if self.attack is None:
+        self.attack_ = self._own_attack()
+        if self.attack_ is None:
             self.attack_ = PGD(
                 self._default_eps(X), steps=10, bounds=None, random_state=seed
             )
@@ -367,8 +375,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
 
     def _fit_rounds(self, X: Any, y: np.ndarray, held: Any, seed: int) -> None:
         model = with_seed(clone(self.estimator), seed).fit(X, y)
-        self.attack_ = self.attack
-        if self.attack is None:
+        self.attack_ = self._own_attack()
+        if self.attack_ is None:
             eps = self._default_eps(X)
             self.attack_ = (
                 PGD(eps, steps=10, bounds=None, random_state=seed)

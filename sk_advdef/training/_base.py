@@ -60,6 +60,12 @@ class TrainingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
                 f"{name} needs the scores of its estimator, and {self.estimator!r} has "
                 f"no {' and no '.join(self._scores)}."
             )
+        kind = get_tags(self.estimator).estimator_type
+        if kind not in ("classifier", None):
+            raise TypeError(
+                f"The 'estimator' parameter of {name} must be a classifier. Got "
+                f"{self.estimator!r} instead, which is for another task ({kind})."
+            )
         X = self._rows(X, reset=True)
         return X, self._labels(X, y)
 

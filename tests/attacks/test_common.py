@@ -21,7 +21,17 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from sk_advdef import APGD, DDN, FGSM, PGD, RandomSearch
+from sk_advdef import (
+    APGD,
+    DDN,
+    FGSM,
+    JSMA,
+    PGD,
+    CarliniWagnerL2,
+    DeepFool,
+    RandomSearch,
+    SigmaZero,
+)
 from sk_advdef.attacks._geometry import shortened_to_ball
 from tests.attacks.common import ATTACKS, GRADIENT, assert_within, fitted, net
 
@@ -377,6 +387,29 @@ def test_labels(attack, linear, digits):
     own = attack.run(model, digits.X, model.predict(digits.X))
     np.testing.assert_array_equal(unnamed.X_adv, own.X_adv)
     assert not unnamed.fooled.all() and unnamed.fooled.any()
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(0.1, steps=3, random_state=0),
+        APGD(0.1, steps=3, random_state=0),
+        CarliniWagnerL2(steps=3, binary_search_steps=1),
+        DDN(steps=3),
+        DeepFool(steps=3),
+        JSMA(gamma=0.05),
+        SigmaZero(steps=3),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_gradients_that_were_switched_off(attack, switch, mlp, digits):
+    X, y = digits.X[:5], digits.y[:5]
+    expected = attack.run(mlp, X, y)
+    with switch():
+        found = attack.run(mlp, X, y)
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(found.X_adv, expected.X_adv)
 
 
 @every_attack

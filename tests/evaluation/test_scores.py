@@ -10,17 +10,19 @@ import pytest
 import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
-from sklearn.ensemble import VotingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_advdef import (
     FGSM,
     PGD,
     RandomSearch,
+    certified_accuracy_score,
     make_robust_scorer,
     robust_accuracy_score,
 )
@@ -189,6 +191,57 @@ def test_grid_search(routing, flowers):
     np.testing.assert_array_equal(
         alone.cv_results_["mean_test_score"], found["mean_test_robust"]
     )
+
+
+@pytest.mark.parametrize("score", [robust_accuracy_score, certified_accuracy_score])
+@pytest.mark.parametrize(
+    ("named", "labels", "message"),
+    [
+        (True, lambda y: y, "answers with such as 'a'"),
+        (False, lambda y: y.astype(str), "answers with such as 0"),
+        (False, lambda y: y + 0.5, "answers with such as 0"),
+        (False, lambda y: np.where(y, y, np.nan), "NaN or infinity"),
+    ],
+)
+def test_labels_that_can_be_no_classes(score, named, labels, message):
+    X, y = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=1000)
+    model.fit(X, np.array(list("abc"))[y] if named else y)
+    with pytest.raises(ValueError, match=message):
+        score(model, X, labels(y), eps=0.1, bounds=None)
+
+
+@pytest.mark.filterwarnings("ignore:LinearRegression has no differentiable view")
+@pytest.mark.parametrize("score", [robust_accuracy_score, certified_accuracy_score])
+def test_labels_and_models_of_other_kinds(score):
+    X, y = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    threat = {"eps": 0.1, "bounds": None}
+    if score is robust_accuracy_score:
+        threat["random_state"] = 0
+    found = score(model, X, y.astype(float), **threat)
+    assert found == score(model, X, y, **threat) > 0.5
+    assert score(model, X[:3], np.full(3, 7), **threat) == 0
+    with pytest.raises(ValueError, match="must be a fitted classifier"):
+        score(LinearRegression().fit(X, y), X, y, **threat)
+
+
+@pytest.mark.parametrize("score", [robust_accuracy_score, certified_accuracy_score])
+@pytest.mark.parametrize("forest", [False, True])
+def test_a_search_is_what_it_chose(score, forest):
+    X, y = load_iris(return_X_y=True)
+    inner = RandomForestClassifier(3, max_depth=2, random_state=0)
+    inner = inner if forest else LogisticRegression(max_iter=1000)
+    grid = {"max_depth": [2]} if forest else {"C": [1.0]}
+    search = GridSearchCV(inner, grid, cv=2).fit(X, y)
+    attack = RandomSearch(0.2, max_queries=20, bounds=None, random_state=0)
+    threat = {"eps": 0.2, "bounds": None}
+    if score is robust_accuracy_score:
+        threat = {"attack": attack} if forest else threat | {"random_state": 0}
+    expected = score(search.best_estimator_, X, y, **threat)
+    pipe = Pipeline([("same", "passthrough"), ("search", search)])
+    for model in (search, FrozenEstimator(search), pipe):
+        assert score(model, X, y, **threat) == expected
 
 
 def test_weights_in_a_search_over_several_scores(flowers):

@@ -11,6 +11,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
@@ -107,7 +108,9 @@ def test_rows_in_the_loop_attack_the_weights_of_the_moment(ratio, counts):
     first = np.array([weights[0] for *_, weights in SEEN])
     assert (np.diff(first, axis=0) != 0).any(axis=(1, 2)).all()
     assert len({seed for *_, seed, _ in SEEN}) == len(SEEN)
-    assert model.attack is model.attack_
+    assert type(model.attack_) is type(model.attack)
+        type(model.attack_) is type(model.attack) and model.attack_ is not model.attack
+    )
 
 
 class Normed(nn.Module):
@@ -198,6 +201,34 @@ def test_the_attack_by_default(estimator):
     assert model.attack is None and isinstance(model.attack_, PGD)
     assert (model.attack_.steps, model.attack_.bounds) == (10, None)
     np.testing.assert_allclose(model.attack_.eps, 0.1 * np.ptp(spread, axis=0))
+
+
+@pytest.mark.parametrize("estimator", [small_net(max_epochs=2), LogisticRegression()])
+def test_the_attack_that_was_fitted_stays(estimator):
+    generator = np.random.RandomState(0)
+    before = generator.get_state()[2]
+    attack = PGD(0.1, bounds=None, steps=2, random_state=generator)
+    model = AdversariallyAugmentedClassifier(
+        estimator, attack=[attack, FGSM(0.1, bounds=None)], rounds=1, random_state=0
+    ).fit(X, y)
+    model.attack[0].set_params(eps=0.7)
+    assert [one.eps for one in model.attack_] == [0.1, 0.1]
+    assert generator.get_state()[2] == before
+    model.set_params(estimator=LinearSVC())
+    assert hasattr(model, "predict_proba")
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("estimator", [small_net(max_epochs=2), LogisticRegression()])
+def test_training_where_gradients_were_switched_off(estimator, switch):
+    attack = PGD(0.1, bounds=None, steps=2, random_state=0)
+    model = AdversariallyAugmentedClassifier(
+        estimator, attack=attack, rounds=1, random_state=0
+    )
+    expected = model.fit(X, y).predict_proba(X)
+    with switch():
+        model.fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
 def test_rounds():

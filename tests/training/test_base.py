@@ -1,22 +1,37 @@
 """What both training estimators refuse, and their small helpers."""
 
 import re
+import threading
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from sklearn.base import is_classifier
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    IsolationForest,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
 
-from sk_advdef import AdversariallyAugmentedClassifier, DistilledClassifier
+from sk_advdef import (
+    AdversariallyAugmentedClassifier,
+    CertifiedClassifier,
+    DistilledClassifier,
+)
+from sk_advdef._torch._models import torch_generators_kept
+from sk_advdef._torch._random import seeded
 from sk_advdef.training._base import has_sample_weight, stacked
 from tests._instances import make_rows, small_net
 
@@ -46,6 +61,9 @@ def test_what_cannot_be_trained(cls):
         TypeError, match=r"'estimator' parameter of .* Got 'net' instead"
     ):
         cls("net").fit(X, y)
+    for other in (IsolationForest(), GaussianMixture(3)):
+        with pytest.raises(TypeError, match=r"no predict_proba|is for another task"):
+            cls(other).fit(X, y)
     for nested in (DistilledClassifier, AdversariallyAugmentedClassifier):
         with pytest.raises(TypeError, match="Pass the skorch net itself"):
             cls(make_pipeline(StandardScaler(), nested(small_net()))).fit(X, y)
@@ -74,6 +92,43 @@ def test_the_same_seed_the_same_model(cls, global_generators):
     a, b, c = (cls(given, random_state=s).fit(X, y).predict_proba(X) for s in (3, 3, 4))
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, c)
+
+
+@pytest.mark.parametrize("cls", [*TRAINING, partial(CertifiedClassifier, eps=0.1)])
+def test_the_same_seed_the_same_model_in_threads(cls, global_generators):
+    """Generators are one for all threads: nets take turns."""
+    rows = MinMaxScaler().fit_transform(X).astype(np.float32)
+    model = cls(small_net(max_epochs=3), random_state=0)
+    alone = clone(model).fit(rows, y).predict_proba(rows)
+
+    def answers():
+        return clone(model).fit(rows, y).predict_proba(rows)
+
+    for found in Parallel(2, prefer="threads")(delayed(answers)() for _ in range(4)):
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_a_thread_that_keeps_generators_waits_for_nobody():
+    start, go = threading.Event(), threading.Event()
+    drawn = []
+
+    def train():
+        with seeded(3):
+            drawn.append(torch.rand(2))
+            start.set()
+            assert go.wait(60)
+            drawn.append(torch.rand(2))
+
+    other = threading.Thread(target=train)
+    before = torch.get_rng_state()
+    with torch_generators_kept():
+        other.start()
+        assert start.wait(60)
+    go.set()
+    other.join()
+    with seeded(3):
+        torch.testing.assert_close(torch.cat(drawn), torch.rand(4), rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_sample_weight_reaches_the_last_step():
