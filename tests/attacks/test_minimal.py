@@ -590,8 +590,8 @@ def test_the_ends_of_a_dtype_are_no_box():
     plain = X.assign(n=np.arange(150) % 3.0)
     model = LogisticRegression(max_iter=1000).fit(plain, y)
     for attack in (
-        CarliniWagnerL2(bounds=None),
-        HopSkipJump(bounds=None, start="noise", max_queries=500, random_state=0),
+        CarliniWagnerL2(bounds=None, binary_search_steps=5, steps=200),
+        HopSkipJump(bounds=None, start="noise", max_queries=300, random_state=0),
     ):
         wanted = attack.run(model, plain[::5], y[::5]).distortion
         for kind in (np.int64, np.float32):

@@ -530,7 +530,7 @@ def test_search_over_spaces():
 
 
 def test_scores_with_a_space():
-    X = rows(120)
+    X = rows(60)
     y = labels(X)
     model = LogisticRegression().fit(X, y)
     few = robust_accuracy_score(
@@ -547,7 +547,7 @@ def test_scores_with_a_space():
     detector = DropoutUncertaintyDetector(n_passes=5, random_state=0).fit(X, y)
     defended = RejectingClassifier(detector.estimator_, detector).fit(X, y)
     errors = rejection_robust_error(
-        defended, X[:30], y[:30], space=full_space(), clean_rejection=(0.05,),
+        defended, X[:20], y[:20], space=full_space(), clean_rejection=(0.05,),
         random_state=0,
     )  # fmt: skip
     assert 0 < errors[0.05] <= 1
