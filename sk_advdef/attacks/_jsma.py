@@ -112,4 +112,4 @@ class JSMA(MinimalAttack):
         width = int(np.prod(batch.x.shape[1:]))
         # 1e-9: a tenth of 30 features is 3, whatever the last bit of 0.1 says
         n_changes = max(2, int(self.gamma * width + 1e-9))
-        return jsma(view, batch, lead, theta=self.theta, n_changes=n_changes)
+        return jsma(view, batch, lead, theta=float(self.theta), n_changes=n_changes)

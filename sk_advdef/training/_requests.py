@@ -106,8 +106,9 @@ def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:
     text = isinstance(label, str)
     if not text:
         check_number(owner, "adversarial_label", label, otherwise=", a string or None")
-        if label != int(label):  # labels that are no whole numbers are no classes
-            allowed = "a whole number, a string or None"
+        # labels that are no whole numbers, or beyond those of floats, are no classes
+        if label != int(label) or abs(int(label)) > 2**53:
+            allowed = "a whole number of at most 2**53, a string or None"
             raise invalid(owner, "adversarial_label", allowed, label)
     if label in genuine:
         raise ValueError(
