@@ -39,8 +39,10 @@ class FeatureSpace:
     One space serves every attack: pass it as ``space``. It is never changed and has
     neither ``get_params`` nor ``fit``, so ``clone`` copies it whole. Columns are named,
     or given by position; names need a DataFrame, or ``feature_names``. Columns of a
-    DataFrame that are not numeric are kept as they are; those of an integer or bool
-    dtype are integer features without being named.
+    DataFrame that are not numeric are kept as they are: where an attacker can change a
+    category, encode it first (``pandas.get_dummies``) and name its columns in
+    ``one_hot``. Columns of an integer or bool dtype are integer features without being
+    named.
 
     Parameters
     ----------
@@ -167,7 +169,8 @@ class FeatureSpace:
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
-            Rows to read from, such as the training set.
+            Rows to read from, such as the training set. With ``bounds="data"`` rows
+            beyond their smallest and largest values are refused later.
         eps : float, sequence of floats or dict
             How far each feature may move, as a multiple of its scale.
         scale : {"iqr", "std", "range"} or None, default="iqr"
@@ -176,7 +179,8 @@ class FeatureSpace:
             each column. None leaves eps in units of ``X``.
         bounds : "data", tuple (low, high), dict or None, default="data"
             "data" takes the smallest and largest value of each column; anything else is
-            taken as it is.
+            taken as it is. None leaves them to the attack, whose own are (0, 1) unless
+            it is told ``bounds=None`` too.
         **params : dict
             The other parameters of the class.
 
@@ -200,6 +204,9 @@ class FeatureSpace:
             bounds = _by_name(table, list(zip(low, high, strict=True)))
             if not isinstance(bounds, dict):
                 bounds = (low, high)
+            space = cls(eps=_by_name(table, reach), bounds=bounds, **params)
+            space.check(X)  # names, groups and whole numbers
+            return space
         return cls(eps=_by_name(table, reach), bounds=bounds, **params)
 
     def _rules(self, X: Any) -> Rules:

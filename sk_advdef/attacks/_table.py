@@ -159,8 +159,8 @@ def _numeric_columns(X: Any, keep_text: bool) -> list[int]:
     if len(numeric) < len(X.columns) and not keep_text:
         raise ValueError(
             f"The columns {text_columns(X)} of X are not numeric. An attack changes "
-            "numbers: encode them first, and attack the model behind the encoder, or "
-            "pass a FeatureSpace as space, which keeps them as they are."
+            "numbers: encode them first, and attack the model behind the encoder. An "
+            "attack with a FeatureSpace as its space keeps them as they are."
         )
     return numeric
 

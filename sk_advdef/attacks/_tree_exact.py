@@ -27,9 +27,11 @@ class TreeExact(Attack):
 
     The estimator is a DecisionTreeClassifier, ExtraTreeClassifier,
     RandomForestClassifier, ExtraTreesClassifier, GradientBoostingClassifier or
-    HistGradientBoostingClassifier of scikit-learn, alone, frozen, or the last step of a
-    Pipeline whose other steps are scalers (standard, min-max, max-abs, robust) or
-    BitDepthSqueezer. Rounding in these steps and in the trees is taken into account.
+    HistGradientBoostingClassifier (without splits on categories) of scikit-learn,
+    alone, frozen, or the last step of a Pipeline whose other steps are scalers
+    (standard, min-max, max-abs, robust) or BitDepthSqueezer; it does not see through
+    encoders or a ColumnTransformer. Rounding in these steps and in the trees is taken
+    into account.
 
     Parameters
     ----------

@@ -28,6 +28,7 @@ from sk_advdef.squeezers._bit_depth import BitDepthSqueezer
 
 FORESTS = (RandomForestClassifier, ExtraTreesClassifier)
 BOOSTED = (GradientBoostingClassifier, HistGradientBoostingClassifier)
+TREES = (DecisionTreeClassifier, *FORESTS, *BOOSTED)
 #: Steps that act on each feature alone and never turn the order around.
 MONOTONE = (
     StandardScaler,
@@ -74,8 +75,7 @@ def parts_of(estimator: Any) -> tuple[list[Any], Any]:
         steps += [unfrozen(step) for _, step in model.steps[:-1]]
         model = _looked_through(model.steps[-1][1])
     steps = [s for s in steps if s not in (None, "passthrough")]
-    known = (DecisionTreeClassifier, *FORESTS, *BOOSTED)
-    if not isinstance(model, known) or not _is_own(model):
+    if not isinstance(model, TREES) or not _is_own(model):
         raise TypeError(
             "TreeExact is for DecisionTreeClassifier, ExtraTreeClassifier, "
             "RandomForestClassifier, ExtraTreesClassifier, GradientBoostingClassifier "
@@ -99,6 +99,14 @@ def _looked_through(estimator: Any) -> Any:
     while getattr(model, "_answers_of", None) is not None:
         model = unfrozen(model._answers_of)
     return model
+
+
+def ends_in_trees(estimator: Any) -> bool:
+    """Whether trees answer, whatever is before them and whether or not it is known."""
+    model = _looked_through(estimator)
+    while isinstance(model, Pipeline):
+        model = _looked_through(model.steps[-1][1])
+    return isinstance(model, TREES) and _is_own(model)
 
 
 def is_trees(estimator: Any) -> bool:

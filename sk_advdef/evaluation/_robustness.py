@@ -22,7 +22,7 @@ from sk_advdef.attacks._ddn import DDN
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._scaled import scaled
-from sk_advdef.attacks._table import as_rows
+from sk_advdef.attacks._table import as_rows, text_columns
 from sk_advdef.evaluation import _trials
 from sk_advdef.evaluation._certified import certified_rows
 from sk_advdef.evaluation._detection import detection_figures, rejection_robust_error
@@ -177,6 +177,8 @@ def evaluate_robustness(
         ]
         threat = {"attacks": "as given"}
         not_tried.append("anything but the attacks given.")
+    if hasattr(X, "columns") and (kept := text_columns(X)):
+        not_tried.append(f"changes of the columns {kept}, which are not numeric.")
     with torch_generators_kept():
         answers = predict(estimator, X)
     check_labels("evaluate_robustness", estimator, y)

@@ -34,7 +34,7 @@ from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._table import Table
 from sk_advdef.attacks._tree_exact import TreeExact
-from sk_advdef.attacks._trees import is_trees
+from sk_advdef.attacks._trees import ends_in_trees, is_trees
 
 #: Rows that are attacked together; a fixed number, so that results do not depend on
 #: how many processes share the work.
@@ -132,6 +132,11 @@ def default_trials(
     if exactly:
         exact = TreeExact(eps, bounds=common["bounds"], space=common["space"])
         trials.append(Trial("TreeExact", "all", exact, estimator))
+    elif ends_in_trees(estimator):
+        not_tried.append(
+            "the exact answer of TreeExact, which does not see through the steps "
+            "before these trees, or not all of their splits."
+        )
     not_tried.append("other norms, larger budgets, and attacks yet to be found.")
     return trials
 

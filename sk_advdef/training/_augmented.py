@@ -29,9 +29,10 @@ from sk_advdef.training._watch import HELD_ROWS, uniform_share, warn_of_collapse
 
 #: What to do where the accuracy under attack falls, by method.
 CURES = {
-    "fgsm-rs": 'This is a known weakness of "fgsm-rs": use method="fast", a smaller '
-    "relative_step_size or more steps of PGD",
-    "fast": "Use more noise, a smaller eps or learning rate, or PGD",
+    "fgsm-rs": 'This is a known weakness of "fgsm-rs": use method="pgd", or "fast" '
+    "with a small relative_step_size and eps_warmup over half of the epochs",
+    "fast": "Use a smaller relative_step_size, eps_warmup over half of the epochs, or "
+    'method="pgd"',
 }
 CURE = "Use more steps, a smaller learning rate or a smaller eps"
 
@@ -82,14 +83,17 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     adversarial_label : label or None, default=None
         A class for attacked rows, of the kind of the other labels and not among them.
         None trains on attacked rows with their true label. For the methods "pgd",
-        "fast" and "fgsm-rs".
+        "fast" and "fgsm-rs". A net needs an output for it: one more than labels.
     method : {"pgd", "fast", "fgsm-rs", "free", "trades", "ccat"}, default="pgd"
         How attacked rows enter training; all but "pgd" are for nets.
 
         - "pgd": rows that ``attack`` makes, whatever it is [1]_.
-        - "fast": one step from a row with much noise (N-FGSM) [3]_.
+        - "fast": one step from a row with much noise (N-FGSM) [3]_. Its defaults are
+          the paper's, for eps of 8/255; where eps is large, lower
+          ``relative_step_size`` and let ``eps_warmup`` last for half of the epochs, or
+          it may collapse: it learns to hold that step and nothing else.
         - "fgsm-rs": one step from a random start [4]_. It is known to collapse without
-          a sign in the accuracy that it trains for; "fast" is its cure.
+          a sign in the accuracy that it trains for.
         - "free": each batch is replayed, and the pass that trains also attacks [5]_.
         - "trades": clean rows, and answers that stay near theirs under attack [6]_.
         - "ccat": attacked rows get labels that go toward uniform with the length of
@@ -99,7 +103,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         training rows in each round else. None is 0.5 for "pgd" and "ccat" and with
         ``adversarial_label``, else 1, which is all that "free" and "trades" can.
     rounds : int, default=3
-        Rounds of attack and refitting of classifiers that are no nets, at least 1.
+        Rounds of attack and refitting of classifiers that are no nets, at least 1. 3 is
+        for a first look; trees gain from 10 and more.
     steps : int, default=10
         Steps of "trades" and "ccat", at least 1.
     relative_step_size : float or None, default=None
@@ -156,7 +161,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         ``clean_accuracy`` and ``attacked_accuracy`` on up to 256 rows of the training
         set under 5 steps of PGD, or on 1,024 of those held out under 10; a row that is
         taken for adversarial counts as lost where it is clean and as held where it is
-        attacked) or a round (``held_out_accuracy`` with ``early_stopping``).
+        attacked) or a round: ``clean_accuracy`` and ``attacked_accuracy`` of the model
+        before it, on training rows, and with ``early_stopping`` ``held_out_accuracy``
+        of the one after it, by which the model is chosen that is kept.
     n_features_in_ : int
         Number of features seen in ``fit`` (for stacked images, their first axis).
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

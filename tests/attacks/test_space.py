@@ -465,6 +465,11 @@ def test_names_for_arrays():
     assert read.eps.keys() == set(names)
 
 
+def test_a_column_that_is_not_there_is_told_at_once(people):
+    with pytest.raises(ValueError, match="agee"):
+        FeatureSpace.from_data(people.X, eps=0.3, immutable=["agee"])
+
+
 @pytest.mark.parametrize("scale", ["iqr", "std", "range", None])
 def test_from_data(scale):
     X = rows(500)

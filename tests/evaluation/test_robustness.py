@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
@@ -17,7 +18,7 @@ from sklearn.metrics import roc_curve
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from sk_advdef import (
     APGD,
@@ -288,6 +289,31 @@ def test_what_a_search_has_chosen_is_attacked(flowers, linear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert robust_accuracy_score(search, X, y, eps=0.3, bounds=None) < 1
+
+
+def test_what_stays_as_it_is_and_what_is_not_proved_is_said(flowers):
+    """Words are never changed; trees behind an encoder are not looked into."""
+    X, y = flowers
+    frame = pd.DataFrame(np.asarray(X)).set_axis(list("abcd"), axis=1)
+    frame["word"] = np.where(np.arange(len(frame)) % 2, "x", "y")
+    encoder = make_column_transformer(
+        (OneHotEncoder(), ["word"]), remainder="passthrough"
+    )
+    forest = RandomForestClassifier(3, max_depth=2, random_state=0)
+    model = make_pipeline(encoder, forest).fit(frame, y)
+    space = FeatureSpace.from_data(frame, eps=0.1)
+    report = evaluate_robustness(
+        model, frame[:10], y[:10], eps=None, space=space, random_state=0
+    )
+    said = "\n".join(report.not_tried)
+    assert "changes of the columns ['word'], which are not numeric" in said
+    assert "TreeExact, which does not see through the steps" in said
+    bare = forest.fit(frame[list("abcd")], y)
+    report = evaluate_robustness(
+        bare, frame[list("abcd")][:10], y[:10], eps=0.1, bounds=None, random_state=0
+    )
+    said = "\n".join(report.not_tried)
+    assert "columns" not in said and "TreeExact" not in said
 
 
 @pytest.mark.parametrize(
