@@ -9,7 +9,6 @@ from sklearn.base import clone
 from sklearn.utils.class_weight import compute_class_weight
 
 from sk_advdef._torch._models import is_skorch, last_step, unfrozen
-from sk_advdef._validation import invalid
 
 #: Parameters that weigh classes by a rule or a dict, and by how frequent they shall be.
 WEIGHTS, PRIORS = ("class_weight",), ("priors", "class_prior")
@@ -44,8 +43,8 @@ def without(model: Any) -> Any:
     return model
 
 
-def weights_asked_for(owner: Any, model: Any, y: np.ndarray) -> np.ndarray:
-    """Weigh each class of ``y`` as a classifier asks for."""
+def weights_asked_for(model: Any, y: np.ndarray) -> np.ndarray | None:
+    """Weigh each class of ``y`` as a classifier asks for; None if its parts differ."""
     classes, counts = np.unique(y, return_counts=True)
     found = [
         _weights(name, value, classes, counts, y)
@@ -54,12 +53,7 @@ def weights_asked_for(owner: Any, model: Any, y: np.ndarray) -> np.ndarray:
     if not found:
         return np.ones(len(classes))
     first, *others = (one / one.mean() for one in found)
-    if not all(np.allclose(first, one) for one in others):
-        allowed = (
-            "a classifier whose parts weigh classes in one way, where teacher does not"
-        )
-        raise invalid(owner, "estimator", allowed, model)
-    return found[0]
+    return found[0] if all(np.allclose(first, one) for one in others) else None
 
 
 def _weights(

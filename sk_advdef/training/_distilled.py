@@ -29,7 +29,7 @@ from sk_advdef._torch._models import (
     is_net,
     last_step,
 )
-from sk_advdef._validation import check_number, seed_from, with_seed
+from sk_advdef._validation import check_number, invalid, seed_from, with_seed
 from sk_advdef.training._base import (
     TrainingClassifier,
     fit_net,
@@ -353,14 +353,21 @@ class DistilledClassifier(TrainingClassifier):
         self, teachers: Teachers, voices: Any, y: np.ndarray, classes: np.ndarray
     ) -> SoftLabels:
         """Mix soft and true labels, each with the classes weighed once."""
-        weight = as_they_are = np.ones(len(classes))
+        as_they_are = np.ones(len(classes))
         weighed = any(brought(model) for model in teachers.models)
-        if not weighed or self.alpha < 1:
-            weight = weights_asked_for(self, self.estimator, y)
+        weight = weights_asked_for(self.estimator, y)
+        if weight is None:
+            if not weighed or self.alpha < 1:
+                allowed = "a classifier whose parts weigh classes in one way"
+                where = " where no teacher weighs them, or alpha is below 1"
+                raise invalid(self, "estimator", allowed + where, self.estimator)
+            weight = as_they_are
         soft = soft_labels(
             teachers, voices, self.temperature, as_they_are if weighed else weight
         )
         true = (y[:, None] == classes) * weight
+        # together they count as much as with the true labels alone
+        soft *= true.sum(axis=1).mean()
         return SoftLabels(classes, self.alpha * soft + (1 - self.alpha) * true)
 
     def _refuse_student(self) -> None:
