@@ -245,7 +245,7 @@ def held_rows(estimator: Any, X: Any, y: Any, attacks: Sequence[Attack]) -> np.n
     check_consistent_length(X, y)
     with torch_generators_kept():
         held = predict(estimator, X) == y
-    check_kind("The accuracy under attack", estimator, y)
+    check_kind("robust_accuracy_score", estimator, y)
     for attack in attacks:
         rows = np.flatnonzero(held)
         if not len(rows):
