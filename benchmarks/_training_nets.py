@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 from torch import nn
+from torch.utils.data import default_collate
 
 from benchmarks import _training_loops as by_hand
 from benchmarks._harness import HERE
@@ -30,6 +32,22 @@ class WithClass(StrideNet):
         self.layers[-1] = nn.Linear(hidden, 11)
 
 
+def shifted(items: list[Any], reach: int) -> list[torch.Tensor]:
+    """Make a batch of images, each moved by up to ``reach`` pixels each way."""
+    x, y = default_collate(items)
+    n, height, width = x.shape
+    down, right = torch.randint(-reach, reach + 1, (2, n, 1))
+    at_row, at_column = torch.arange(height) + down, torch.arange(width) + right
+    inside = (at_row >= 0) & (at_row < height)
+    across = (at_column >= 0) & (at_column < width)
+    moved = x[
+        torch.arange(n)[:, None, None],
+        at_row.clamp(0, height - 1)[:, :, None],
+        at_column.clamp(0, width - 1)[:, None],
+    ]
+    return [moved * (inside[:, :, None] & across[:, None]), y]
+
+
 def make_net(
     n_rows: int,
     *,
@@ -38,9 +56,13 @@ def make_net(
     batch: int = 128,
     module: type[nn.Module] = StrideNet,
     cycle: bool = True,
+    shift: int = 0,
     **params: Any,
 ) -> NeuralNetClassifier:
-    """Return a skorch net on Adam, with a rate that rises and falls once."""
+    """Return a skorch net on Adam, with a rate that rises and falls once.
+
+    With ``shift`` images are moved by up to so many pixels in training.
+    """
     total = -(-n_rows // batch) * epochs
     once = LRScheduler(
         torch.optim.lr_scheduler.OneCycleLR,
@@ -58,6 +80,9 @@ def make_net(
         max_epochs=epochs,
         iterator_train__shuffle=True,
         train_split=None,
+        iterator_train__collate_fn=(
+            partial(shifted, reach=shift) if shift else default_collate
+        ),
         callbacks=[once] if cycle else [],
         verbose=0,
         **{f"module__{name}": value for name, value in params.items()},

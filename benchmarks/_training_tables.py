@@ -8,7 +8,7 @@ from scipy import stats
 from benchmarks._harness import Unit, had_all_cores, markdown
 
 #: What the lower end of the interval is to reach, by schedule.
-TARGETS = {"short": 0.885, "long": 0.928}
+TARGETS = {"short": 0.885, "shifted": 0.928}
 
 
 def table(units: list[Unit]) -> str:
@@ -60,7 +60,7 @@ def _leading(units: list[Unit]) -> str:
         schedule = name.split("-")[1]
         whole = _together(found.get("rows", []))
         train = found.get("train", {}).get("figures", {})
-        if whole["rows"] >= 10000:
+        if whole["rows"] >= 10000 and schedule in TARGETS:
             reached.setdefault(schedule, []).append(whole["attacked"])
         ordered = whole["clean"] >= whole["attacked"] >= whole["certified"]
         standard = found.get("standard", {}).get("figures", {})

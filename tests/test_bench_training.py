@@ -19,6 +19,7 @@ from benchmarks import (
     bench_training,
 )
 from benchmarks._pictures import StrideNet, pictures, trained
+from benchmarks._training_nets import shifted
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +51,27 @@ def test_fused_passes_answer_as_the_model_does():
             torch.testing.assert_close(fused(rows), plain(rows))
     rows.requires_grad_()
     assert fused(rows).sum().backward() is None and rows.grad.abs().max() > 0
+
+
+def test_images_are_moved_whole():
+    """Nothing but where a picture lies changes, and what leaves it is gone."""
+    X, y, _, _ = pictures("digits", None, 40, 10)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        moved, labels = shifted(list(zip(X, y, strict=True)), reach=2)
+    assert labels.tolist() == y.tolist() and moved.dtype == torch.float32
+    seen = set()
+    for image, found in zip(X, moved.numpy(), strict=True):
+        wide = np.pad(image, 2)
+        ways = {
+            (i - 2, j - 2)
+            for i in range(5)
+            for j in range(5)
+            if np.array_equal(wide[i : i + 28, j : j + 28], found)
+        }
+        assert ways
+        seen |= ways
+    assert len(seen) > 15
 
 
 def test_units_have_names_of_their_own():
