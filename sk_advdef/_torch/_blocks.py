@@ -76,12 +76,21 @@ class Response(Rounding):
         return scores[:, 1:] if self.proba else scores[:, 1:] - scores[:, :1]
 
 
+class Deciding:
+    """Marks views of ours whose ``decision``, if any, is that of decision values.
+
+    A part of a user's view may have the same name.
+    """
+
+    decision: nn.Module
+
+
 def decision_of(view: nn.Module) -> nn.Module:
     """Return the view of ``decision_function`` where it is not that of the classes."""
     if isinstance(view, nn.Sequential):
         *before, last = view
         return nn.Sequential(*before, decision_of(last))
-    return getattr(view, "decision", view)
+    return getattr(view, "decision", view) if isinstance(view, Deciding) else view
 
 
 class Mixture(Rounding):

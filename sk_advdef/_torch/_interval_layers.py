@@ -114,6 +114,7 @@ _AVERAGES = (
 @rule(*_AVERAGES)
 def average(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """Add or average values of one row."""
+    _check_dtype(x, args, kwargs)
     error = None
     found = each(func, x, (x, *args), kwargs)
     if (found.lower > found.upper).any():
@@ -235,23 +236,39 @@ def dropout(
     return x.written(found) if inplace else found
 
 
+def _check_over_classes(x: Interval, args: Any, kwargs: Any) -> None:
+    """Refuse a softmax over anything but the classes, or in a narrower dtype."""
+    dim = kwargs.get("dim", args[0] if args else None)
+    _check_dtype(x, args, kwargs)
+    if x.ndim != 2 or dim not in (None, 1, -1):
+        raise Unbounded("a softmax has bounds only over the classes of rows")
+
+
+def _check_dtype(x: Interval, args: Any, kwargs: Any) -> None:
+    given = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.dtype)]
+    if any(torch.promote_types(x.dtype, dtype) != dtype for dtype in given):
+        raise Unbounded("no bounds are known for a result in a narrower dtype")
+
+
 @rule(torch.softmax, _T.softmax, F.softmax)
 def softmax(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """End in a softmax, through which the views of nets look at the logits."""
+    reason = "a softmax has bounds only where it comes last"
+    if x.ndim == 2:
+        _check_over_classes(x, args, kwargs)
+    x.shared = True  # it is looked through later
     zeros = torch.zeros_like(x.lower)
     point = of_points(func, (x, *args), kwargs)
-    reason = "a softmax has bounds only where it comes last"
     return x.like(zeros, zeros + 1, point, closed=reason)
 
 
 @rule(torch.log_softmax, _T.log_softmax, F.log_softmax)
 def log_softmax(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """Take the log of a softmax, which keeps differences as they are."""
+    _check_over_classes(x, args, kwargs)
     lower = x.lower - x.upper.logsumexp(dim=-1, keepdim=True)
     upper = (x.upper - x.lower.logsumexp(dim=-1, keepdim=True)).clamp(max=0)
     point = of_points(func, (x, *args), kwargs)
-    if x.ndim != 2:
-        raise Unbounded("a log_softmax has bounds only over the classes of rows")
     error = ELEMENTARY * x.unit * (1 + x.magnitude + lower.abs()) if x.unit else None
     return x.like(lower, upper, point, error=error, linear=x.linear)
 

@@ -187,16 +187,8 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     writes = kwargs.pop("inplace", False) or func in _WRITING
     settings = [*args, *kwargs.values()]
     rounds = func in (torch.round, _T.round) and kwargs.get("decimals", 0)
-    if (
-        rounds
-        or intervals(settings)
-        or any(
-            isinstance(v, (int, float))
-            and v < 0
-            and func in (F.elu, F.celu, F.leaky_relu)
-            for v in settings
-        )
-    ):
+    below = _slopes(settings) if func in (F.elu, F.celu, F.leaky_relu) else []
+    if rounds or intervals(settings) or not all(slope >= 0 for slope in below):
         raise Unbounded(f"no bounds are known for this {func.__name__}()")
     if x.seen is not None and func in _TRACED:
         x.seen.append((x.lower, x.upper))
@@ -207,10 +199,19 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
         size = found.magnitude if func in _CLAMPED else 1 + found.magnitude
         if func in (F.elu, F.celu):
             # torch 2.6 takes 1 from an exponential, and multiplies by alpha
-            size = size + sum(v for v in settings if isinstance(v, (int, float)))
+            size = size + sum(below)
         error = ELEMENTARY * x.unit * size + fall
         found = found.like(found.lower, found.upper, found.point, error=error)
     return x.written(found) if writes else found
+
+
+def _slopes(settings: list[Any]) -> list[float]:
+    """Return what is set below zero, whatever kind of number it is."""
+    numbers = [v for v in settings if not isinstance(v, (bool, Interval))]
+    try:
+        return [float(v) for v in numbers]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Unbounded("no bounds are known for a slope that is no number") from error
 
 
 def _softplus_fall(beta: float = 1.0, threshold: float = 20.0) -> float:
@@ -239,7 +240,11 @@ def wide(x: Interval, value: Any) -> Any:
 
 
 def result_dtype(x: Interval, y: Any) -> torch.dtype:
-    return torch.promote_types(x.dtype, y.dtype) if torch.is_tensor(y) else x.dtype
+    """Return the dtype of a result; a scalar tensor does not widen another's."""
+    if not isinstance(y, (torch.Tensor, Interval)):
+        return x.dtype
+    pair = (torch.empty((1,) * v.ndim, dtype=v.dtype) for v in (x, y))
+    return torch.result_type(*pair)
 
 
 def _points(func: Any, x: Any, y: Any) -> Any:

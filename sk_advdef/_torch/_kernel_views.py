@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sk_advdef._torch._blocks import Affine, TwoColumns, buffer
+from sk_advdef._torch._blocks import Affine, Deciding, TwoColumns, buffer
 from sk_advdef._torch._bpda import Rounding, straight_through
 
 
@@ -41,7 +41,7 @@ class Kernel(nn.Module):
         return torch.tanh(product) if self.kind == "sigmoid" else product**self.degree
 
 
-class OneVersusOne(Rounding):
+class OneVersusOne(Deciding, Rounding):
     """Votes of each pair of classes, with the sum of confidences to break ties.
 
     The gradient is that of the confidences, or of soft votes as well.

@@ -9,11 +9,11 @@ import torch
 from scipy.sparse import issparse
 from torch import nn
 
-from sk_advdef._torch._blocks import Affine, TwoColumns
+from sk_advdef._torch._blocks import Affine, Deciding, TwoColumns
 from sk_advdef._torch._bpda import Rounding, straight_through
 
 
-class OneVersusRest(Rounding):
+class OneVersusRest(Deciding, Rounding):
     """Scores whose softmax is the normalized sigmoid of each decision value.
 
     Where that is flat, for values far from 0, the second way back is along the values.

@@ -6,9 +6,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 from torch.nn import functional as F
 
+from sk_advdef import as_module, certified_accuracy_score
 from sk_advdef._torch._bounds import certified_margins, propagate, worst_margins
 from sk_advdef._torch._ibp import (
     initialize_for_bounds,
@@ -268,6 +270,16 @@ class Constant(nn.Module):
         return torch.zeros(len(x), 2)
 
 
+class WrittenAfterSoftmax(nn.Module):
+    """Changes its logits after the softmax that is looked through."""
+
+    def forward(self, x):
+        logits = 2 * x
+        proba = logits.softmax(dim=1)
+        logits.add_(torch.ones(4))
+        return proba
+
+
 def lone_norm():
     return nn.BatchNorm1d(4, track_running_stats=False)
 
@@ -279,6 +291,12 @@ def lone_norm():
         (nn.Sequential(nn.GELU()), r"'0' \(GELU\) cannot be bounded: .* gelu\(\)"),
         (nn.Sequential(nn.Softmax(dim=1), nn.Linear(4, 2)), "softmax .* comes last"),
         (nn.Sequential(nn.LeakyReLU(-0.1)), "LeakyReLU"),
+        (nn.Sequential(nn.LeakyReLU(np.float32(-0.1))), "LeakyReLU"),
+        (nn.Sequential(nn.ELU(np.float32(-2))), "ELU"),
+        (nn.Sequential(nn.ELU(float("nan"))), "ELU"),
+        (WrittenAfterSoftmax(), "view that is written to"),
+        (nn.Sequential(nn.LogSoftmax(dim=0)), "over the classes of rows"),
+        (nn.Sequential(nn.Softmax(dim=0)), "over the classes of rows"),
         (nn.Sequential(nn.Dropout().train()), "drawn at random"),
         (lone_norm(), "depends on the others"),
         (Written(), "view that is written to"),
@@ -378,6 +396,12 @@ def test_functions_between_layers():
         (lambda x: F.max_pool1d(x[:, None], 2, return_indices=True), "place|max_pool"),
         (lambda x: torch.ones(3, 4).add_(x), "written to"),
         (lambda x: F.log_softmax(x[:, None], dim=-1), "classes"),
+        (lambda x: F.leaky_relu(x, torch.tensor(-1.0)), "leaky_relu"),
+        (lambda x: F.elu(x, alpha=torch.tensor(-1.0)), "elu"),
+        (lambda x: F.celu(x, torch.ones(4)), "no number"),
+        (lambda x: x.softmax(1, dtype=torch.float16), "narrower dtype"),
+        (lambda x: x.log_softmax(1, dtype=torch.bfloat16), "narrower dtype"),
+        (lambda x: x.sum(1, dtype=torch.float16), "narrower dtype"),
         (lambda x: torch.sort(x), "sort"),
         (lambda x: x**2, "pow"),
     ],
@@ -385,6 +409,60 @@ def test_functions_between_layers():
 def test_functions_without_bounds(call, message):
     with pytest.raises(Unbounded, match=message):
         call(box(seeded_rows(3, 4), 0.1))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.leaky_relu(x, torch.tensor(0.1)),
+        lambda x: F.elu(x, np.float32(1.5)),
+        lambda x: F.log_softmax(x, -1),
+        lambda x: x.log_softmax(dim=1, dtype=torch.float64),
+    ],
+)
+def test_other_kinds_of_numbers_and_axes(call):
+    x = seeded_rows(3, 4)
+    found, computed = call(box(x, 0.1)), call(x)
+    assert (found.lower <= computed).all() and (computed <= found.upper).all()
+
+
+def test_a_scalar_does_not_widen_what_a_dtype_holds():
+    """Beyond 65504 float16 holds nothing, whatever it is multiplied by."""
+    half = box(torch.full((1, 2), 300.0), 1.0).to(torch.float16)
+    for scalar in (torch.tensor(300.0), 300.0):
+        assert (half * scalar).dtype == torch.float16
+    assert (half * torch.tensor([300.0])).dtype == torch.float32
+
+
+class Named(nn.Module):
+    """A user's view with a part that has the name of one of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.decision = nn.Linear(1, 2).double()
+        with torch.no_grad():
+            self.decision.weight[:] = torch.tensor([[-1.0], [1.0]])
+            self.decision.bias[:] = torch.tensor([0.5, -0.5])
+
+    def forward(self, x):
+        return self.decision((4 * x - 2).abs())
+
+
+def test_a_part_that_is_called_as_ours_is_not_the_view():
+    class Folded(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(2)
+        n_features_in_ = 1
+
+        def fit(self, X, y):
+            return self
+
+        def predict(self, X):
+            return (np.abs(4 * np.asarray(X)[:, 0] - 2) > 0.5).astype(int)
+
+    as_module.register(Folded, lambda model: Named())
+    x = np.array([[0.9]])
+    assert certified_accuracy_score(Folded(), x, [1], 0.05) == 1
+    assert certified_accuracy_score(Folded(), x, [1], 0.35) == 0
 
 
 def test_rounding_is_that_of_how_torch_is_set():
