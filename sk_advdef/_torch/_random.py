@@ -1,7 +1,8 @@
 """Seeding that leaves the global generators as they were.
 
 They are one for all threads. One thread at a time draws from them under a seed, so that
-the same seed gives the same numbers; what only keeps them waits for nobody.
+the same seed gives the same numbers; what only keeps them waits for nobody, and what a
+bare skorch net draws to predict meanwhile is not kept out.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import os
 import random
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+#: Seconds to wait for the turn of another thread, which may itself wait for this one.
+PATIENCE = 600.0
 
 
 class _Turns:
@@ -24,13 +29,26 @@ class _Turns:
         self.own = threading.local()
         self.changes = 0
 
-    def __enter__(self) -> None:
-        self.lock.acquire()
-        self._change()
-
-    def __exit__(self, *error: object) -> None:
-        self._change()
-        self.lock.release()
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn; go on without where it does not come."""
+        got = self.lock.acquire(timeout=PATIENCE)
+        try:
+            if got:
+                self._change()
+            else:
+                warnings.warn(
+                    f"Another thread has drawn under a seed for {PATIENCE:.0f} s. This "
+                    "one goes on beside it: what both learn may differ from what the "
+                    "seed gives alone. Train nets in processes.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            yield
+        finally:
+            if got:
+                self._change()
+                self.lock.release()
 
     def _change(self) -> None:
         self.changes += 1
@@ -66,7 +84,7 @@ def seeded(seed: int) -> Iterator[None]:
     user's net may draw from (skorch's ValidSplit does). All are put back afterwards.
     Other threads wait.
     """
-    with _turns:
+    with _turns.turn():
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
         with torch.random.fork_rng(devices=_gpus()):
             torch.manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,8 @@ class FeatureSpace:
             if not isinstance(bounds, dict):
                 bounds = (low, high)
             space = cls(eps=_by_name(table, reach), bounds=bounds, **params)
-            space.check(X)  # names, groups and whole numbers
+            # names only: rows that nobody attacks need be in no group
+            replace(space, one_hot=(), integer=()).check(X)
             return space
         return cls(eps=_by_name(table, reach), bounds=bounds, **params)
 

@@ -12,6 +12,7 @@ from sk_advdef._torch._models import (
     predict,
     rejection_of,
     torch_generators_kept,
+    with_gradients,
 )
 from sk_advdef._validation import check_model, check_option
 from sk_advdef.attacks._geometry import NORMS, check_eps
@@ -109,6 +110,7 @@ def certified_accuracy_score(
     return float(certified_rows(estimator, X, y, eps, norm=norm, bounds=bounds).mean())
 
 
+@with_gradients
 def certified_rows(
     estimator: Any, X: Any, y: Any, eps: Any, *, norm: str = "linf", bounds: Any
 ) -> np.ndarray:

@@ -11,7 +11,12 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._progress import progress
-from sk_advdef._torch._models import has_scores, last_step, torch_generators_kept
+from sk_advdef._torch._models import (
+    has_scores,
+    last_step,
+    torch_generators_kept,
+    with_gradients,
+)
 from sk_advdef._torch._registry import has_view
 from sk_advdef._validation import check_number, seed_from
 from sk_advdef.attacks._base import Attack
@@ -39,6 +44,7 @@ LABEL_ROWS, REJECTING_ROWS = 25, 50
 NOISE_PART = 0.25
 
 
+@with_gradients
 def diagnose_defense(
     estimator: Any,
     X: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from sk_advdef._torch._models import (
     predict,
     rejection_of,
     torch_generators_kept,
+    unfrozen,
 )
 from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import check_model, invalid, seed_from
@@ -96,7 +98,11 @@ def check_labels(owner: str, estimator: Any, y: np.ndarray) -> None:
     check_kind(owner, estimator, y)
     known = np.asarray(classes_of(estimator))
     if len(y) and not np.isin(y.astype(object), known.astype(object)).any():
-        raise _not_known(owner, y, known)
+        raise ValueError(
+            f"{owner} got labels y such as {y.tolist()[0]!r}, and the estimator "
+            f"answers with such as {known.tolist()[0]!r}: none of y is among its "
+            "classes."
+        )
 
 
 def check_kind(owner: str, estimator: Any, y: np.ndarray) -> None:
@@ -110,7 +116,10 @@ def check_kind(owner: str, estimator: Any, y: np.ndarray) -> None:
         raise ValueError(f"{owner} got labels y with NaN or infinity among them.")
     known = np.asarray(classes_of(estimator))
     if len(y) and (_is_text(y) != _is_text(known) or _is_whole(known) > _is_whole(y)):
-        raise _not_known(owner, y, known)
+        raise ValueError(
+            f"{owner} got labels y such as {y.tolist()[0]!r}, of which some can be no "
+            f"class of an estimator that answers with such as {known.tolist()[0]!r}."
+        )
 
 
 def _is_text(labels: np.ndarray) -> bool:
@@ -121,19 +130,18 @@ def _is_whole(labels: np.ndarray) -> bool:
     return labels.dtype.kind != "f" or bool((labels == np.floor(labels)).all())
 
 
-def _not_known(owner: str, y: np.ndarray, known: np.ndarray) -> ValueError:
-    return ValueError(
-        f"{owner} got labels y such as {y.tolist()[0]!r}, and the estimator answers "
-        f"with such as {known.tolist()[0]!r}: none of y is among its classes."
-    )
-
-
 def chosen(estimator: Any) -> Any:
     """Return what a search has chosen, at the end of a Pipeline too, or as it is."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    if isinstance(estimator, Pipeline) and hasattr(estimator[-1], "best_estimator_"):
-        name, last = estimator.steps[-1]
-        return Pipeline([*estimator.steps[:-1], (name, chosen(last))])
+    if hasattr(estimator, "best_estimator_"):
+        return chosen(estimator.best_estimator_)
+    within = unfrozen(estimator)
+    if isinstance(within, Pipeline):
+        name, last = within.steps[-1]
+        found = chosen(last)
+        if found is not last:
+            within = copy.copy(within)
+            within.steps = [*within.steps[:-1], (name, found)]
+            return within
     return estimator
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, NuSVC
@@ -29,13 +30,18 @@ from sk_advdef._torch._models import (
     is_net,
     last_step,
 )
-from sk_advdef._validation import check_number, invalid, seed_from, with_seed
+from sk_advdef._validation import check_number, seed_from, with_seed
 from sk_advdef.training._base import (
     TrainingClassifier,
     fit_net,
     has_sample_weight,
 )
-from sk_advdef.training._class_weights import brought, weights_asked_for, without
+from sk_advdef.training._class_weights import (
+    brought,
+    weighs,
+    weights_asked_for,
+    without,
+)
 from sk_advdef.training._teachers import (
     Teachers,
     answers,
@@ -61,16 +67,26 @@ MOSTLY_ONE = 0.9
 ENOUGH_ROWS = 200
 
 
-def draw_labels(soft: np.ndarray, copies: int, rng: np.random.Generator) -> np.ndarray:
+def draw_labels(
+    soft: np.ndarray, copies: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw labels for copies of each row, as near to the soft labels as copies allow.
 
     Systematic sampling: a class of probability ``p`` gets ``floor(p * copies)`` or one
-    more. Returns positions of classes, shape (copies, n_samples).
+    more. Returns for each copy the position of its row and of its class.
     """
-    points = (np.arange(copies)[:, None] + rng.random(len(soft))) / copies
+    rows = np.repeat(np.arange(len(soft)), copies)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(copies) - copies, copies)
+    points = (place + rng.random(len(soft))[rows]) / copies[rows]
     edges = np.cumsum(soft, axis=1)
     edges[:, -1] = np.inf
-    return (points[:, :, None] >= edges).sum(axis=2)
+    return rows, (points[:, None] >= edges[rows]).sum(axis=1)
+
+
+def copies_of(weight: np.ndarray) -> np.ndarray:
+    """Return how many copies a row of this weight gets, at least one."""
+    share = np.cumsum(COPIES * weight / weight.mean())
+    return np.maximum(np.diff(np.round(share), prepend=0), 1).astype(int)
 
 
 class SoftLabels(NamedTuple):
@@ -98,11 +114,11 @@ def fit_on_soft(
     classes, weights = labels.classes, labels.weights
     if not has_sample_weight(student):
         # what belongs to one row stands together, for students that split rows
-        shares = weights / weights.sum(axis=1, keepdims=True)
-        columns = draw_labels(shares, COPIES, rng).T.ravel()
-        rows, untold = _untold(columns, y, classes)
-        columns[rows * COPIES] = untold
-        rows = np.repeat(np.arange(len(shares)), COPIES)
+        whole = weights.sum(axis=1)
+        copies = copies_of(whole)
+        rows, columns = draw_labels(weights / whole[:, None], copies, rng)
+        again, untold = _untold(columns, y, classes)
+        columns[(np.cumsum(copies) - copies)[again]] = untold
         at = _order(student, rows, rng)
         return student.fit(_safe_indexing(X, rows[at]), classes[columns[at]])
     # a row of weight 0 would still count, as one of a leaf for instance
@@ -215,8 +231,8 @@ class DistilledClassifier(TrainingClassifier):
     -----
     A student that takes ``sample_weight`` learns on each row once a class of a weight
     above 0; limits such as ``min_samples_leaf`` count these. Class weights and priors
-    of its own, and of what is within it, are those of ``y`` and weigh the labels; they
-    are not counted again where a teacher has some.
+    of its own, and of what a Pipeline, a search or BaggingClassifier ends in, are those
+    of ``y`` and weigh the labels; they are not counted again where a teacher has some.
     One that takes none learns on 10 copies of each row with labels drawn from the soft
     ones, which is coarse for high temperatures; among nearest neighbours a row's own
     copies are the nearest, so that 10 times as many are needed. Either way a search
@@ -353,18 +369,9 @@ class DistilledClassifier(TrainingClassifier):
         self, teachers: Teachers, voices: Any, y: np.ndarray, classes: np.ndarray
     ) -> SoftLabels:
         """Mix soft and true labels, each with the classes weighed once."""
-        as_they_are = np.ones(len(classes))
-        weighed = any(brought(model) for model in teachers.models)
         weight = weights_asked_for(self.estimator, y)
-        if weight is None:
-            if not weighed or self.alpha < 1:
-                allowed = "a classifier whose parts weigh classes in one way"
-                where = " where no teacher weighs them, or alpha is below 1"
-                raise invalid(self, "estimator", allowed + where, self.estimator)
-            weight = as_they_are
-        soft = soft_labels(
-            teachers, voices, self.temperature, as_they_are if weighed else weight
-        )
+        weighed = [weighs(model, y) for model in teachers.models]
+        soft = soft_labels(teachers, voices, self.temperature, weight, weighed)
         true = (y[:, None] == classes) * weight
         # together they count as much as with the true labels alone
         soft *= true.sum(axis=1).mean()
@@ -373,6 +380,8 @@ class DistilledClassifier(TrainingClassifier):
     def _refuse_student(self) -> None:
         last = last_step(self.estimator)
         parts = [last, *last.get_params().values()]
+        if isinstance(last, CalibratedClassifierCV):
+            parts = []  # it reads their decision values
         if any(isinstance(one, (SVC, NuSVC)) and _scales(one) for one in parts):
             raise ValueError(
                 f"{type(self).__name__} cannot teach probabilities to SVC or NuSVC "
@@ -401,8 +410,7 @@ class DistilledClassifier(TrainingClassifier):
         # the weights are ours, whatever the steps of a Pipeline ask to be routed
         with config_context(enable_metadata_routing=False):
             student = fit_on_soft(student, X, y, labels, rng)
-        last_step(student).set_params(**own)
-        return student
+        return student.set_params(**{one.name: one.value for one in own})
 
     def _look_back(
         self,
@@ -470,7 +478,11 @@ class DistilledClassifier(TrainingClassifier):
     def _proba(self, X: Any) -> np.ndarray:
         if is_net(self.estimator_):
             return self.estimator_.predict_proba(X)
-        return soften(log_proba(self.estimator_, X), 1 / self.temperature_)
+        return soften(log_proba(self.estimator_, X), 1 / self._heat())
+
+    def _heat(self) -> float:
+        # models that were saved before it was kept have none
+        return getattr(self, "temperature_", self.temperature)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the student's answers.
@@ -493,7 +505,7 @@ class DistilledClassifier(TrainingClassifier):
         from sk_advdef._torch._views import times
 
         view = build(self.estimator_)
-        return view if is_net(self.estimator_) else times(view, self.temperature_)
+        return view if is_net(self.estimator_) else times(view, self._heat())
 
 
 def _scales(machine: Any) -> bool:

@@ -107,17 +107,20 @@ def soft_labels(
     voices: list[list[tuple[float, np.ndarray]]],
     temperature: float,
     class_weight: np.ndarray,
+    weighed: list[bool],
 ) -> np.ndarray:
     """Mean of the teachers' softened probabilities, with classes weighed.
 
     What a net learned at the temperature are the softened ones, which are weighed as
-    they are; those of others are weighed before they are softened.
+    they are; those of others are weighed before they are softened. ``weighed`` tells
+    for each teacher that it weighs classes itself.
     """
-    given = zip(teachers.models, teachers.weights, voices, strict=True)
+    given = zip(teachers.models, teachers.weights, voices, weighed, strict=True)
     parts = []
-    for model, weight, own in given:
+    log_weight = np.log(np.maximum(class_weight, np.finfo(np.float64).tiny))
+    for model, weight, own, already in given:
         hot = is_net(model) and not is_frozen(model)
-        more = np.log(class_weight) * (temperature if hot else 1)
+        more = 0.0 if already else log_weight * (temperature if hot else 1)
         parts += [
             weight * share * soften(log + more, temperature) for share, log in own
         ]

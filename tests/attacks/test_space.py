@@ -465,6 +465,14 @@ def test_names_for_arrays():
     assert read.eps.keys() == set(names)
 
 
+def test_rows_to_read_from_need_be_in_no_group():
+    X = pd.DataFrame({"a": [0.5, 1, 2], "p": [1, 0, 0], "q": [0, 1, 0]})
+    space = FeatureSpace.from_data(X, eps=0.1, one_hot=[["p", "q"]], integer=["a"])
+    space.check(X[1:2])
+    with pytest.raises(ValueError, match="single 1"):
+        space.check(X[2:])
+
+
 def test_a_column_that_is_not_there_is_told_at_once(people):
     with pytest.raises(ValueError, match="agee"):
         FeatureSpace.from_data(people.X, eps=0.3, immutable=["agee"])

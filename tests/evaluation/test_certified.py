@@ -4,7 +4,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
+from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
@@ -222,3 +224,11 @@ def test_a_net_that_answers_by_another_threshold_is_not_certified():
         net, rows, net.predict(rows), 0.01, bounds=None
     )
     assert certified > 0.5
+
+
+def test_a_certificate_where_gradients_were_switched_off():
+    X, y = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    expected = certified_accuracy_score(model, X, y, 0.1, bounds=None)
+    with torch.inference_mode():
+        assert certified_accuracy_score(model, X, y, 0.1, bounds=None) == expected

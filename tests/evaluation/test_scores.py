@@ -240,7 +240,8 @@ def test_a_search_is_what_it_chose(score, forest):
         threat = {"attack": attack} if forest else threat | {"random_state": 0}
     expected = score(search.best_estimator_, X, y, **threat)
     pipe = Pipeline([("same", "passthrough"), ("search", search)])
-    for model in (search, FrozenEstimator(search), pipe):
+    nested = Pipeline([("outer", pipe)])
+    for model in (search, FrozenEstimator(search), pipe, FrozenEstimator(nested)):
         assert score(model, X, y, **threat) == expected
 
 

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import warnings
 from functools import partial
 
 import numpy as np
@@ -30,6 +31,7 @@ from sk_advdef import (
     CertifiedClassifier,
     DistilledClassifier,
 )
+from sk_advdef._torch import _random
 from sk_advdef._torch._models import torch_generators_kept
 from sk_advdef._torch._random import seeded
 from sk_advdef.training._base import has_sample_weight, stacked
@@ -129,6 +131,28 @@ def test_a_thread_that_keeps_generators_waits_for_nobody():
     with seeded(3):
         torch.testing.assert_close(torch.cat(drawn), torch.rand(4), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_turn_that_does_not_come_is_told(monkeypatch, global_generators):
+    """A thread may be waited for by the one that it waits for."""
+    monkeypatch.setattr(_random, "PATIENCE", 0.05)
+    found = []
+
+    def beside():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with seeded(0):
+                found.append(float(torch.rand(1)))
+        found.append([str(one.message) for one in caught])
+
+    with seeded(1):
+        other = threading.Thread(target=beside)
+        other.start()
+        other.join(60)
+        assert not other.is_alive()
+    with seeded(0):
+        assert found[0] == float(torch.rand(1))
+    assert "Another thread has drawn under a seed" in found[1][0]
 
 
 def test_sample_weight_reaches_the_last_step():

@@ -12,18 +12,21 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
 from sklearn.ensemble import (
     BaggingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
     StackingClassifier,
-    VotingClassifier,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     FixedThresholdClassifier,
+    GridSearchCV,
     KFold,
     train_test_split,
 )
@@ -50,7 +53,7 @@ from sk_advdef._torch._net import NetClassifier
 from sk_advdef._torch._random import seeded
 from sk_advdef._validation import seed_from
 from sk_advdef.nets import DropoutMLP
-from sk_advdef.training._class_weights import brought
+from sk_advdef.training._class_weights import brought, weights_asked_for
 from sk_advdef.training._distilled import COPIES, draw_labels, log_proba, soften
 from tests._instances import make_rows, small_net
 from tests._torch._cases import (
@@ -188,9 +191,10 @@ def test_drawn_labels():
     soft[0] = [0, 1, 0, 0]
     total = np.zeros(soft.shape)
     for _ in range(400):
-        drawn = draw_labels(soft, 10, rng)
-        assert drawn.shape == (10, 50)
-        counts = (drawn[:, :, None] == np.arange(4)).sum(axis=0)
+        rows_of, drawn = draw_labels(soft, np.full(50, 10), rng)
+        assert rows_of.tolist() == np.repeat(np.arange(50), 10).tolist()
+        drawn = drawn.reshape(50, 10)
+        counts = (drawn[:, :, None] == np.arange(4)).sum(axis=1)
         assert (counts >= np.floor(soft * 10 - 1e-9)).all()
         assert (counts <= np.ceil(soft * 10 + 1e-9)).all()
         total += counts
@@ -312,11 +316,7 @@ EVEN = [0.5, 0.5]
         GaussianNB(priors=EVEN),
         LinearDiscriminantAnalysis(priors=EVEN),
         BaggingClassifier(LogisticRegression(class_weight=CODED), random_state=0),
-        OneVsRestClassifier(LogisticRegression(class_weight="balanced")),
-        VotingClassifier(
-            [("a", LogisticRegression(class_weight="balanced")), ("b", GaussianNB())],
-            voting="soft",
-        ),
+        GridSearchCV(LogisticRegression(class_weight="balanced"), {"C": [1.0]}, cv=2),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -353,17 +353,72 @@ def test_classes_are_weighed_where_the_teacher_does_not(student, temperature):
     assert (told == "rare").mean() > plain + 0.1
 
 
-def test_parts_that_weigh_classes_each_in_its_way():
-    parts = [
-        ("a", LogisticRegression(class_weight="balanced")),
-        ("b", LogisticRegression(class_weight={"rare": 9})),
-    ]
-    vote = VotingClassifier(parts, voting="soft")
+@pytest.mark.parametrize(
+    "student",
+    [
+        LinearDiscriminantAnalysis(priors=EVEN),
+        QuadraticDiscriminantAnalysis(priors=EVEN),
+        OneVsRestClassifier(LogisticRegression(class_weight="balanced")),
+        CalibratedClassifierCV(LogisticRegression(class_weight="balanced"), cv=3),
+        StackingClassifier(
+            [("a", LogisticRegression(class_weight="balanced"))],
+            final_estimator=LogisticRegression(),
+            cv=3,
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_true_labels_are_weighed_as_ever(student):
+    """Also where no row can have a weight, or weights do not reach the answers."""
     rows, labels = unbalanced()
-    assert DistilledClassifier(vote).fit(rows, labels).score(rows, labels) > 0.6
-    model = DistilledClassifier(vote, teacher=GaussianNB())
-    with pytest.raises(ValueError, match="whose parts weigh classes in one way"):
-        model.fit(rows, labels)
+    expected = (clone(student).fit(rows, labels).predict(rows) == "rare").mean()
+    model = DistilledClassifier(student, temperature=1, alpha=0, random_state=0)
+    told = (model.fit(rows, labels).predict(rows) == "rare").mean()
+    assert abs(told - expected) < 0.05
+
+
+def test_dicts_of_weights_may_name_other_classes():
+    """As in a fold that lacks a class; ensembles know classes by their position."""
+    rows, labels = unbalanced()
+    ints = np.where(labels == "rare", 1, 2)
+    for student, keys in (
+        (LogisticRegression(class_weight={0: 90, 1: 4, 2: 1}), True),
+        (LogisticRegression(class_weight={1: 4, 2: 1, 3: 90}), True),
+        (BaggingClassifier(LogisticRegression(class_weight={0: 4, 1: 1})), False),
+    ):
+        weights = weights_asked_for(student, ints)
+        np.testing.assert_allclose(weights / weights[1], [4, 1])
+        alone = clone(student)
+        if keys:
+            expected = (alone.fit(rows, ints).predict(rows) == 1).mean()
+            model = DistilledClassifier(student, temperature=1, alpha=0.5)
+            told = (model.fit(rows, ints).predict(rows) == 1).mean()
+            assert abs(told - expected) < 0.08
+
+
+def test_each_teacher_is_weighed_by_itself():
+    rows, labels = unbalanced()
+    student = LogisticRegression(class_weight="balanced", tol=1e-8)
+    plain = LogisticRegression(tol=1e-8)
+    even = LogisticRegression(class_weight={"rare": 1, "usual": 1}, tol=1e-8)
+    expected = (clone(student).fit(rows, labels).predict(rows) == "rare").mean()
+    for teacher in ([plain, plain], [student, plain], even):
+        model = DistilledClassifier(student, teacher=teacher, temperature=5)
+        told = (model.fit(rows, labels).predict(rows) == "rare").mean()
+        assert abs(told - expected) < 0.06
+
+
+def test_a_criterion_may_weigh_more_outputs_than_there_are_classes():
+    rows, labels = unbalanced()
+    net = small_net(criterion__weight=torch.tensor([4.0, 1, 1, 1, 1]), max_epochs=3)
+    assert DistilledClassifier(net, temperature=2).fit(rows, labels).saturated_ < 1
+
+
+def test_a_model_saved_before_its_temperature_was_kept():
+    model = DistilledClassifier(GaussianNB(), temperature=2).fit(X, y)
+    expected = model.predict_proba(X)
+    del model.temperature_
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
 @pytest.mark.parametrize("temperature", [1, 5])
@@ -410,6 +465,10 @@ def test_support_vector_machines_with_probabilities():
     for student in (machine, make_pipeline(StandardScaler(), machine)):
         with pytest.raises(ValueError, match="CalibratedClassifierCV"):
             DistilledClassifier(student).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of ``probability``
+        around = DistilledClassifier(CalibratedClassifierCV(machine, cv=3))
+        assert around.fit(X, y).score(X, y) > 0.8
 
 
 @pytest.mark.parametrize(
