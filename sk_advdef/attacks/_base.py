@@ -35,7 +35,7 @@ from sk_advdef.attacks._geometry import (
     limits,
     shortened_to_ball,
 )
-from sk_advdef.attacks._table import Table, as_rows
+from sk_advdef.attacks._table import Table, as_rows, check_columns
 
 GOALS = ("fool", "reject")
 
@@ -101,6 +101,8 @@ class Problem:
         space = space_of(attack)
         self.table = Table(X) if space is None else space._table(X)
         self.X = self.table.values
+        if attack._knows == "all":
+            check_columns(attack, self.model, X)
         self.targeted = check_flag(attack, "targeted", attack.targeted)
         goal = check_option(attack, "goal", getattr(attack, "goal", "fool"), GOALS)
         self.reject = goal == "reject"

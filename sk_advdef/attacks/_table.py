@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
+from sk_advdef._validation import name_of
+
 #: From here on float64 does not hold all whole numbers.
 EXACT = 2**53
 
@@ -147,6 +149,23 @@ def _toward(start: np.ndarray, values: np.ndarray, dtype: np.dtype) -> np.ndarra
         values.astype(np.float64) - start
     )
     return np.where(far, np.nextafter(cast, start.astype(dtype)), cast)
+
+
+def check_columns(owner: object, model: Any, X: Any) -> None:
+    """Refuse a frame whose columns are not those of ``fit``, in their order.
+
+    A ColumnTransformer picks columns by name, its view by position.
+    """
+    names = getattr(model, "feature_names_in_", None)
+    if names is None or not _is_frame(X) or list(X.columns) == list(names):
+        return
+    if text_columns(X):
+        return  # which views refuse in words of their own
+    raise ValueError(
+        f"{name_of(owner)} needs the columns that the estimator was fitted on, in "
+        f"their order: {list(names)}. Got {list(X.columns)}. Pass "
+        "X[estimator.feature_names_in_]."
+    )
 
 
 def text_columns(X: Any) -> list[Any]:

@@ -241,6 +241,8 @@ class _Row:
         aims = np.stack([border.below, border.above], axis=1)[self.free].ravel()
         # of a group, the member that is aimed at comes to lead
         aims = np.where(self.solver.rules.is_hot[feature], 3 * aims - 1, aims)
+        if not len(aims):
+            return None
         rows = np.full(len(aims), self.row)
         best, ahead = problem.X[self.row], -np.inf
         for _ in range(n_steps):

@@ -16,7 +16,7 @@ from sk_advdef._torch._models import (
 )
 from sk_advdef._validation import check_model, check_option
 from sk_advdef.attacks._geometry import NORMS, check_eps
-from sk_advdef.attacks._table import Table, as_rows
+from sk_advdef.attacks._table import Table, as_rows, check_columns
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
@@ -138,6 +138,7 @@ def _margins(estimator: Any, X: Any, eps: Any, norm: str, bounds: Any) -> np.nda
     from sk_advdef._torch._affine import affine_map, is_affine, rounding_of
     from sk_advdef._torch._bounds import TIE, bounded_view
 
+    check_columns(NAME, estimator, X)
     view = bounded_view(estimator)
     if not is_affine(view):
         if norm != "linf":

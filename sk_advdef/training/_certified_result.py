@@ -9,7 +9,7 @@ import numpy as np
 
 from sk_advdef._torch._models import classes_of, predict, torch_generators_kept
 from sk_advdef.attacks._geometry import check_bounds, check_eps
-from sk_advdef.attacks._table import Table
+from sk_advdef.attacks._table import Table, check_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,7 @@ def certificate(
     """Certify the answers of a fitted estimator by interval bounds of its view."""
     from sk_advdef._torch._bounds import bounded_view, certified_margins
 
+    check_columns(owner, estimator, X)
     table = Table(X)
     lower, upper = box_of(owner, table.values, eps, bounds)
     with torch_generators_kept():

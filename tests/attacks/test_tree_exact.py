@@ -505,6 +505,16 @@ def test_interior_is_a_flag_or_none(digits, forest):
         attack.run(forest, digits.X, digits.y)
 
 
+def test_few_changes_where_nothing_may_change_and_votes_tie():
+    X = np.repeat([[0.0, 0], [0, 1], [1, 0], [1, 1]], 10, axis=0)
+    y = np.random.default_rng(0).integers(0, 2, 40)
+    forest = RandomForestClassifier(2, max_depth=2, random_state=0).fit(X, y)
+    for most in (None, 1):
+        space = FeatureSpace(eps=[0, 0], bounds=(0, 1), max_changed=most)
+        result = TreeExact(None, space=space).run(forest, X, forest.predict(X))
+        assert result.certified.all()
+
+
 def test_a_dependent_feature_that_cannot_move():
     """Who has no reach blocks nobody else, and proves nothing."""
     X = np.array([[0.0, 0, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1]])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -224,6 +225,23 @@ def test_a_net_that_answers_by_another_threshold_is_not_certified():
         net, rows, net.predict(rows), 0.01, bounds=None
     )
     assert certified > 0.5
+
+
+def test_columns_in_another_order_are_refused():
+    """A ColumnTransformer finds them by name, its view by position."""
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    names = list(X.columns)
+    scaled = make_column_transformer((StandardScaler(), names))
+    model = make_pipeline(scaled, LogisticRegression(max_iter=1000)).fit(X, y)
+    assert 0 < certified_accuracy_score(model, X, y, 0.3, bounds=None) < 1
+    for other in (X[names[::-1]], X.assign(more=1.0)):
+        model.predict(other)
+        with pytest.raises(ValueError, match="in their order"):
+            certified_accuracy_score(model, other, y, 0.3, bounds=None)
+        with pytest.raises(ValueError, match="in their order"):
+            PGD(0.3, bounds=None).run(model, other, y)
+        asked = RandomSearch(0.3, bounds=None, max_queries=5, random_state=0)
+        assert asked.run(model, other, y).X_adv.columns.equals(other.columns)
 
 
 def test_a_certificate_where_gradients_were_switched_off():
