@@ -80,8 +80,10 @@ def make_net(
         max_epochs=epochs,
         iterator_train__shuffle=True,
         train_split=None,
-        iterator_train__collate_fn=(
-            partial(shifted, reach=shift) if shift else default_collate
+        **(
+            {"iterator_train__collate_fn": partial(shifted, reach=shift)}
+            if shift
+            else {}
         ),
         callbacks=[once] if cycle else [],
         verbose=0,

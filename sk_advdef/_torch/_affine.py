@@ -9,7 +9,6 @@ from torch import nn
 from sk_advdef._torch._blocks import Affine, TwoColumns
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_rules import kind_of, unit_of
-from sk_advdef._torch._models import with_gradients
 from sk_advdef._torch._transformer_views import Scale, Select
 from sk_advdef._torch._views import Branches, _Times
 
@@ -26,7 +25,6 @@ def is_affine(view: nn.Module) -> bool:
     )
 
 
-@with_gradients
 def affine_map(view: nn.Module, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``weight`` (n_classes, n_features) and ``bias`` of an affine view."""
     zero = torch.zeros(1, n_features, dtype=torch.float64)

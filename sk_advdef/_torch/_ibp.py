@@ -147,9 +147,10 @@ class BoundedSteps:
         return original(*args, **params)
 
     def _train_step(self, original: Any, batch: Any, **params: Any) -> Any:
+        # at the end of the batch, so that the last one of the ramp has all of it
+        self.seen += len(batch[0])
         time = self.epoch + self.seen / self.rows
         self.share = smooth_ramp(time / self.ramp) if self.ramp else 1.0
-        self.seen += len(batch[0])
         return original(batch, **params)
 
     def _infer(self, original: Any, x: Any, **params: Any) -> Any:

@@ -241,7 +241,7 @@ def wide(x: Interval, value: Any) -> Any:
 
 def result_dtype(x: Interval, y: Any) -> torch.dtype:
     """Return the dtype of a result; a scalar tensor does not widen another's."""
-    if not isinstance(y, (torch.Tensor, Interval)):
+    if not torch.is_tensor(y):
         return x.dtype
     pair = (torch.empty((1,) * v.ndim, dtype=v.dtype) for v in (x, y))
     return torch.result_type(*pair)

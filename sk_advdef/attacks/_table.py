@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
 from sk_advdef._validation import name_of
@@ -156,7 +157,7 @@ def check_columns(owner: object, model: Any, X: Any) -> None:
 
     A ColumnTransformer picks columns by name, its view by position.
     """
-    names = getattr(model, "feature_names_in_", None)
+    names = _fitted_columns(model)
     if names is None or not _is_frame(X) or list(X.columns) == list(names):
         return
     if text_columns(X):
@@ -166,6 +167,30 @@ def check_columns(owner: object, model: Any, X: Any) -> None:
         f"their order: {list(names)}. Got {list(X.columns)}. Pass "
         "X[estimator.feature_names_in_]."
     )
+
+
+#: Where estimators keep what they fitted; last what they were given, fitted or not.
+_WITHIN = (
+    *("best_estimator_", "estimator_", "calibrated_classifiers_", "estimators_"),
+    "estimator",
+)
+
+
+def _fitted_columns(model: Any) -> Any:
+    """Return the names of the columns that a model, or what comes first in it, saw."""
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None:
+        return names
+    if isinstance(model, Pipeline):
+        steps = [step for _, step in model.steps if step not in (None, "passthrough")]
+        return _fitted_columns(steps[0]) if steps else None
+    for name in _WITHIN:
+        within = getattr(model, name, None)
+        within = within[0] if isinstance(within, list) and within else within
+        found = None if within is None else _fitted_columns(within)
+        if found is not None:
+            return found
+    return None
 
 
 def text_columns(X: Any) -> list[Any]:

@@ -94,10 +94,12 @@ def parts_of(estimator: Any) -> tuple[list[Any], Any]:
 
 
 def _looked_through(estimator: Any) -> Any:
-    """Return what answers inside one of ours that adds nothing to the answers."""
+    """Return what answers inside a search, or one of ours that adds nothing to it."""
     model = unfrozen(estimator)
-    while getattr(model, "_answers_of", None) is not None:
-        model = unfrozen(model._answers_of)
+    for name in ("_answers_of", "best_estimator_"):
+        within = getattr(model, name, None)
+        if within is not None:
+            return _looked_through(within)
     return model
 
 

@@ -18,7 +18,6 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
     unfrozen,
     with_detector,
-    with_gradients,
 )
 from sk_advdef._torch._registry import as_module, as_score_module
 from sk_advdef.attacks._base import Problem, margin_of
@@ -126,7 +125,6 @@ class Gradients(NamedTuple):
     probabilities: bool
 
 
-@with_gradients
 def measure_gradients(subject: Subject) -> Gradients:
     """Look at the gradients of both losses in each row as it is."""
     import torch
@@ -203,7 +201,6 @@ class Path(NamedTuple):
         return (whole > 1e-6) & (late > part * whole)
 
 
-@with_gradients
 def walk(subject: Subject, at: np.ndarray) -> Path:
     """Climb the margin as PGD does, and look at every step."""
     import torch

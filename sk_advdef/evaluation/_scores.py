@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import (
@@ -19,7 +17,6 @@ from sk_advdef._torch._models import (
     predict,
     rejection_of,
     torch_generators_kept,
-    unfrozen,
 )
 from sk_advdef._torch._registry import has_view, missing_view
 from sk_advdef._validation import check_model, invalid, seed_from
@@ -131,18 +128,8 @@ def _is_whole(labels: np.ndarray) -> bool:
 
 
 def chosen(estimator: Any) -> Any:
-    """Return what a search has chosen, at the end of a Pipeline too, or as it is."""
-    if hasattr(estimator, "best_estimator_"):
-        return chosen(estimator.best_estimator_)
-    within = unfrozen(estimator)
-    if isinstance(within, Pipeline):
-        name, last = within.steps[-1]
-        found = chosen(last)
-        if found is not last:
-            within = copy.copy(within)
-            within.steps = [*within.steps[:-1], (name, found)]
-            return within
-    return estimator
+    """Return what a search has chosen, anything else as it is."""
+    return getattr(estimator, "best_estimator_", estimator)
 
 
 def check_threat(

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from skorch import NeuralNetBinaryClassifier
@@ -227,12 +228,25 @@ def test_a_net_that_answers_by_another_threshold_is_not_certified():
     assert certified > 0.5
 
 
-def test_columns_in_another_order_are_refused():
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    "around",
+    [
+        None,
+        lambda model: make_pipeline(model),
+        lambda model: GridSearchCV(model, {"linear__C": [1.0]}, cv=2),
+    ],
+)
+def test_columns_in_another_order_are_refused(around, behind):
     """A ColumnTransformer finds them by name, its view by position."""
     X, y = load_iris(return_X_y=True, as_frame=True)
     names = list(X.columns)
     scaled = make_column_transformer((StandardScaler(), names))
-    model = make_pipeline(scaled, LogisticRegression(max_iter=1000)).fit(X, y)
+    steps = [("scaled", scaled), ("linear", LogisticRegression(max_iter=1000))]
+    model = Pipeline([*(("same", "passthrough"),) * behind, *steps])
+    if around is not None:
+        model = around(model)
+    model.fit(X, y)
     assert 0 < certified_accuracy_score(model, X, y, 0.3, bounds=None) < 1
     for other in (X[names[::-1]], X.assign(more=1.0)):
         model.predict(other)
@@ -242,6 +256,23 @@ def test_columns_in_another_order_are_refused():
             PGD(0.3, bounds=None).run(model, other, y)
         asked = RandomSearch(0.3, bounds=None, max_queries=5, random_state=0)
         assert asked.run(model, other, y).X_adv.columns.equals(other.columns)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda model: CalibratedClassifierCV(model, ensemble=False, cv=2),
+        lambda model: VotingClassifier([("one", model)], voting="soft"),
+    ],
+)
+def test_columns_in_another_order_within_others_are_refused(around):
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    scaled = make_column_transformer((StandardScaler(), list(X.columns)))
+    linear = LogisticRegression(max_iter=1000)
+    steps = [("same", "passthrough"), ("scaled", scaled), ("linear", linear)]
+    model = around(Pipeline(steps)).fit(X, y)
+    with pytest.raises(ValueError, match="in their order"):
+        PGD(0.3, bounds=None).run(model, X[list(X.columns)[::-1]], y)
 
 
 def test_a_certificate_where_gradients_were_switched_off():

@@ -170,6 +170,19 @@ def test_history_and_callbacks_of_the_net():
     assert model.history_[-1]["certified_accuracy"] == pytest.approx(watched.mean())
 
 
+@pytest.mark.parametrize("batch_size", [-1, 64])
+def test_the_last_batch_of_the_ramp_has_the_whole_radius(batch_size):
+    net = quick_net(max_epochs=1, batch_size=batch_size)
+    model = make(net, ramp=1.0).fit(X, y)
+    assert model.history_[-1]["train_eps_share"] == 1
+    within = make(net, ramp=0.0, regularization=0.0).fit(X, y)
+    if batch_size == -1:  # of one batch, the ramp is nothing
+        np.testing.assert_array_equal(
+            within.predict_proba(X),
+            make(net, ramp=1.0, regularization=0.0).fit(X, y).predict_proba(X),
+        )
+
+
 def test_given_weights_can_be_kept_and_nothing_trained():
     """With no steps worth the name, the module's own weights remain."""
     net = quick_net(max_epochs=1, lr=0.0)
