@@ -13,6 +13,7 @@ from skorch.utils import to_tensor
 from torch import nn
 
 from sk_advdef._torch._bounds import propagate, worst_margins
+from sk_advdef._torch._criteria import score_loss
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_layers import needs_points
 from sk_advdef._torch._net_view import output_kind, view_of_net
@@ -122,6 +123,7 @@ class BoundedSteps:
     ) -> None:
         self.net, self.before, self.ramp = net, before, ramp
         self.kind = output_kind(net)
+        self.loss = None if self.kind == "logits" else score_loss(net)
         self.view = view_of_net(net, n_classes, live=True)
         self.eps, self.low, self.high = (self._tensor(v) for v in (eps, *box))
         self.clean_weight, self.regularization = clean_weight, regularization
@@ -195,8 +197,8 @@ class BoundedSteps:
         labels = y_true.to(scores.lower.device).long()
 
         def loss_of(found: torch.Tensor) -> Any:
-            if self.kind != "logits":
-                return nn.functional.cross_entropy(found, labels)
+            if self.loss is not None:
+                return self.loss(found, labels)
             return original(found, labels, *args, **params)
 
         loss = loss_of(-worst_margins(scores, labels))

@@ -124,8 +124,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         Epochs over which eps rises from 0, batch by batch, in [0, inf). For nets.
     averaging : {"ema", "swa"} or None, default=None
         Leave the net with a mean of its weights: exponential over all batches, or plain
-        over the ends of the epochs of the second half. BatchNorm then learns its
-        statistics anew. For nets.
+        over the ends of the epochs of the second half. At the end BatchNorm learns its
+        statistics anew, on attacked rows; while training is watched, it has the mean of
+        them. For nets.
     averaging_decay : float, default=0.999
         Decay of "ema" a batch, in [0, 1); smaller in the first batches.
     weight_perturbation : float, default=0.0
@@ -173,7 +174,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     ------
     ValueError
         If ``estimator`` is frozen, ``adversarial_label`` is among the labels or does
-        not go with the method, or what is for nets is asked of another classifier.
+        not go with the method, what is for nets is asked of another classifier, or the
+        criterion of a net that "ccat" trains takes no soft labels.
     TypeError
         If ``estimator`` is no net and has neither ``predict_proba`` nor
         ``decision_function``.

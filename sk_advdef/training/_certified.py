@@ -87,7 +87,9 @@ class CertifiedClassifier(TrainingClassifier):
         If ``estimator`` is not a net, or a part of it cannot be bounded; the message
         names the module.
     ValueError
-        If ``estimator`` is frozen, or ``X`` lies outside ``bounds``.
+        If ``estimator`` is frozen, ``X`` lies outside ``bounds``, or the loss that the
+        net's criterion means on worst scores is not known: that of a subclass of
+        ``NLLLoss``, for one.
 
     See Also
     --------

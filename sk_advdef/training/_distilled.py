@@ -219,7 +219,8 @@ class DistilledClassifier(TrainingClassifier):
     ------
     ValueError
         If ``estimator`` is frozen, sets a threshold of its own or is an SVC with
-        ``probability=True``, or a teacher does not know a class of ``y``.
+        ``probability=True``, a teacher does not know a class of ``y``, or a net has a
+        criterion that takes no soft labels, such as a subclass of ``NLLLoss``.
     TypeError
         If the student or a teacher is no net and has no ``predict_proba``.
 

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from torch.nn import functional as F
 
 from sk_advdef._progress import progress
+from sk_advdef._torch._criteria import score_loss
 from sk_advdef._torch._loader import fast_iterator
 from sk_advdef._torch._net import LiveModel
 from sk_advdef._torch._net_view import output_kind, view_of_net
@@ -66,7 +67,10 @@ class Loop:
         self.own_class = None if label is None else int(np.searchsorted(classes, label))
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.kind = output_kind(net)
+        #: of soft labels, where the criterion does not take them as it is
+        self.loss = None
+        if owner.method == "ccat" and output_kind(net) != "logits":
+            self.loss = score_loss(net)
         self._view = view_of_net(net, len(classes), live=True)
         self.reaches = [self._reach(attack, codes) for attack in attacks]
         count = _watch.HELD_STEPS
@@ -193,8 +197,9 @@ class Loop:
         if owner.method == "ccat":
             assert room is not None
             targets = F.one_hot(labels, self.n_classes).to(x.dtype)
+            lengths = self.part * room.lengths(found)
             targets[picked] = steps.ccat_targets(
-                labels[picked], room.lengths(found), self.n_classes, owner.rho
+                labels[picked], lengths, self.n_classes, owner.rho
             )
             self.targets = targets
         if count == len(x):
@@ -295,8 +300,8 @@ class Loop:
     def _soft_loss(self, y_pred: Any, x: torch.Tensor) -> torch.Tensor:
         assert self.targets is not None
         scores, targets = self._scores(y_pred), self.targets
-        if self.kind != "logits":
-            return F.cross_entropy(scores, targets.to(scores.device))
+        if self.loss is not None:
+            return self.loss(scores, targets)
         logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         targets = F.pad(targets, (0, logits.shape[1] - targets.shape[1]))
         return self.net.get_loss(y_pred, targets.to(logits.device), X=x, training=True)
@@ -417,11 +422,15 @@ class Loop:
             self.single = reached["attacked_accuracy"]
 
     def _statistics_batches(self) -> Iterator[torch.Tensor]:
-        """Yield rows as they enter training, attacked on the net as it is now."""
+        """Return rows as they enter training, attacked on the net as it is now."""
+        # which is soon to lose its statistics: not when the first rows are asked for
         twin = LiveModel(
             _weights.twin_of(self.net), [], self.n_classes, self.live.genuine_classes_
         )
         twin.before = self.live.before
+        return self._rows_attacked_on(twin)
+
+    def _rows_attacked_on(self, twin: LiveModel) -> Iterator[torch.Tensor]:
         for x, y in islice(iter(self.iterator), STATISTICS_BATCHES):
             self.turn += 1
             if self.owner.method == "free":

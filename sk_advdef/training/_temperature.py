@@ -33,17 +33,6 @@ def soften(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(log_probabilities / temperature, axis=1)
 
 
-def _class_weight(criterion: Any, scores: Any) -> Any:
-    """Return the weight of each class that a criterion on probabilities has."""
-    from torch import nn
-
-    if isinstance(criterion, nn.NLLLoss):
-        return criterion.weight
-    if isinstance(criterion, nn.BCEWithLogitsLoss) and criterion.pos_weight is not None:
-        return scores.new_tensor([1.0, float(criterion.pos_weight)])
-    return None
-
-
 @contextmanager
 def at_temperature(
     net: Any,
@@ -61,11 +50,12 @@ def at_temperature(
     """
     import torch
 
+    from sk_advdef._torch._criteria import score_loss
     from sk_advdef._torch._net_view import output_kind, view_of_net
     from sk_advdef._torch._resume import hooked, take_part
 
     take_part(net, {"temperature": temperature, "soft": soft})
-    kind = output_kind(net)
+    loss_of = None if output_kind(net) == "logits" else score_loss(net)
     scores_of = view_of_net(net).scores
     targets = None if soft is None else torch.tensor(soft, dtype=torch.float32)
 
@@ -79,22 +69,16 @@ def at_temperature(
         logits = y_pred[0] if many else y_pred
         if targets is not None:
             target = targets[X["row"].cpu()]
-            spare = logits.shape[1] - target.shape[1] if kind == "logits" else 0
-            target = torch.nn.functional.pad(target, (0, spare))
-        if kind == "logits":
+        if loss_of is None:
+            if target.ndim == 2:
+                spare = logits.shape[1] - target.shape[1]
+                target = torch.nn.functional.pad(target, (0, spare))
             cooled = logits / temperature
             y_pred = (cooled, *y_pred[1:]) if many else cooled
             return original(y_pred, target.to(cooled.device), X=X, **more)
-        scores = scores_of(logits)
         if target.ndim == 1:
             target = target.long()
-        return torch.nn.functional.cross_entropy(
-            scores / temperature,
-            target.to(scores.device),
-            weight=_class_weight(net.criterion_, scores),
-            # the mean of nn.BCEWithLogitsLoss takes no account of weights
-            reduction="none" if kind == "binary" else "mean",
-        ).mean()
+        return loss_of(scores_of(logits) / temperature, target)
 
     with hooked(net, infer=infer, get_loss=get_loss):
         yield X if soft is None else {"x": X, "row": np.arange(len(X))}

@@ -16,6 +16,7 @@ from torch import nn
 
 from sk_advdef import (
     PGD,
+    AdversariallyAugmentedClassifier,
     CertifiedClassifier,
     DistilledClassifier,
     RandomSearch,
@@ -149,6 +150,55 @@ def test_nets_of_other_criterions(kind):
     assert result.certified.mean() > 0.5
     proba = model.predict_proba(X)
     np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+
+
+WEIGHED = {
+    "proba": (
+        *(NeuralNetClassifier, Probabilities, nn.NLLLoss),
+        {"criterion__weight": torch.tensor([9.0, 1, 1])},
+    ),
+    "binary": (
+        *(NeuralNetBinaryClassifier, OneLogit, nn.BCEWithLogitsLoss),
+        {"criterion__pos_weight": torch.tensor(9.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHED)
+def test_the_criterion_weighs_classes(kind):
+    """In boxes of no size, training is that of the net by itself."""
+    cls, module, criterion, given = WEIGHED[kind]
+    codes = np.arange(len(X)) % 3 if module is not OneLogit else np.arange(len(X)) % 2
+    net = make_net(module, cls, criterion=criterion, max_epochs=4, lr=0.05)
+    found = []
+    for params in ({}, given):
+        one = clone(net).set_params(**params)
+        alone = NetClassifier(one, random_state=seed_from(0)).fit(X, codes)
+        model = make(one, eps=0.0, regularization=0.0, initialize=False).fit(X, codes)
+        found.append(model.predict_proba(X))
+        np.testing.assert_allclose(found[-1], alone.predict_proba(X), atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.02
+
+
+class Focal(nn.NLLLoss):
+    def forward(self, log_proba, target):
+        return ((1 - log_proba.exp()) * -log_proba)[range(len(target)), target].mean()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda net: make(net, eps=0.1),
+        lambda net: DistilledClassifier(net, temperature=2),
+        lambda net: AdversariallyAugmentedClassifier(
+            net, attack=PGD(0.1, bounds=None), method="ccat"
+        ),
+    ],
+)
+def test_a_criterion_whose_loss_on_scores_is_not_known(around):
+    net = make_net(Probabilities, NeuralNetClassifier, criterion=Focal, max_epochs=2)
+    with pytest.raises(ValueError, match="criterion of NeuralNetClassifier must be"):
+        around(net).fit(X, np.arange(len(X)) % 3)
 
 
 def test_history_and_callbacks_of_the_net():

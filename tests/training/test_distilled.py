@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -442,13 +443,17 @@ def test_weights_of_a_criterion_count_once(temperature):
     [
         (Probabilities, nn.NLLLoss, {"criterion__weight": [9.0, 1, 1]}),
         (OneLogit, nn.BCEWithLogitsLoss, {"criterion__pos_weight": [9.0]}),
+        (nn.LazyLinear, nn.CrossEntropyLoss, {"criterion__weight": [9.0, 1, 1]}),
     ],
 )
 def test_weights_of_criteria_on_probabilities(module, criterion, weight):
     """At temperature 1 the teacher is trained as the net is by itself."""
-    labels = codes if module is Probabilities else codes > 1
+    labels = codes > 1 if module is OneLogit else codes
     weight = {name: torch.tensor(value) for name, value in weight.items()}
     net = make_net(module, criterion=criterion, lr=0.01)
+    if module is nn.LazyLinear:
+        net.set_params(module__out_features=3)
+        net.set_params(predict_nonlinearity=partial(torch.softmax, dim=-1))
     found = []
     for one in (net, clone(net).set_params(**weight)):
         alone = NetClassifier(one, random_state=seed_from(0)).fit(X, labels)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNetClassifier
 from skorch.dataset import ValidSplit
@@ -18,9 +19,10 @@ from sk_advdef._torch._loader import Batches, fast_iterator
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
 from sk_advdef.attacks._base import Problem
+from sk_advdef.training import _weights
 from sk_advdef.training._reach import Room, SpaceRoom
 from sk_advdef.training._watch import Best
-from tests._torch._cases import make_net
+from tests._torch._cases import Probabilities, make_net
 
 rng = np.random.default_rng(0)
 N, WIDTH, EPS, BATCH = 70, 5, 0.2, 32
@@ -307,6 +309,33 @@ def test_ccat_answers_without_confidence_where_it_is_attacked():
     assert not hasattr(make(net), "adversarial_proba")
 
 
+def test_ccat_weighs_classes_as_the_criterion_does():
+    weight = torch.tensor([9.0, 1, 1])
+    net = net_of(Probabilities, batch_size=N, max_epochs=4, criterion=nn.NLLLoss)
+    net.set_params(criterion__weight=weight)
+    model = make(net, attack=PGD(0.0), method="ccat").fit(X, codes)
+    # the loss of soft labels is divided by rows, that of hard ones by their weights
+    faster = clone(net).set_params(lr=net.lr * float(weight[codes].mean()))
+    plain = NetClassifier(faster, random_state=seed_from(0)).fit(X, codes)
+    np.testing.assert_allclose(
+        model.predict_proba(X), plain.predict_proba(X), atol=1e-4
+    )
+
+
+def test_ccat_at_the_start_of_a_warm_up_keeps_labels():
+    """A change that is small beside eps says little of a label."""
+    apart = np.full_like(X, 0.5)
+    apart[:, 0] = 0.4 * codes + 0.1
+    net = net_of(Wide, max_epochs=30, optimizer=torch.optim.Adam, lr=0.03)
+    given = {"attack": PGD(0.2), "method": "ccat", "steps": 5}
+    with pytest.warns(UserWarning, match="fell from"):  # under the whole of eps
+        model = make(net, eps_warmup=30_000, **given).fit(apart, codes)
+    plain = make(net, **given | {"attack": PGD(0.0)}).fit(apart, codes)
+    assert (
+        abs(model.adversarial_proba(apart) - plain.adversarial_proba(apart)).max() < 0.1
+    )
+
+
 def test_awp_leaves_statistics_as_one_pass_would():
     model = make(net_of(WithNorm), method="fast", weight_perturbation=0.01)
     model.fit(X, codes)
@@ -353,6 +382,23 @@ def test_averaged_nets_learn_statistics_anew(method):
     np.testing.assert_allclose(norm.running_mean, given.mean(dim=0), atol=1e-3)
     np.testing.assert_allclose(norm.running_var, given.var(dim=0), rtol=0.01)
     assert norm.momentum == 0.1 and not module.training
+
+
+def test_rows_for_the_statistics_are_attacked_on_the_net_that_has_them(monkeypatch):
+    seen = []
+
+    def spy(net):
+        twin = original(net)
+        seen.append(twin.module_.layers[1].running_mean.clone())
+        return twin
+
+    original = _weights.twin_of
+    monkeypatch.setattr(_weights, "twin_of", spy)
+    net = net_of(WithNorm, max_epochs=20, lr=0.02)
+    model = make(net, method="fast", averaging="ema").fit(X, codes)
+    (mean,) = seen
+    expected = module_of(model).layers[1].running_mean
+    np.testing.assert_allclose(mean, expected, atol=0.2 * float(expected.abs().max()))
 
 
 def test_early_stopping_brings_the_best_weights_back():
