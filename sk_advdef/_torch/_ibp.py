@@ -13,7 +13,7 @@ from skorch.utils import to_tensor
 from torch import nn
 
 from sk_advdef._torch._bounds import propagate, worst_margins
-from sk_advdef._torch._criteria import score_loss
+from sk_advdef._torch._criteria import ScoreLoss
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_layers import needs_points
 from sk_advdef._torch._net_view import output_kind, view_of_net
@@ -123,12 +123,12 @@ class BoundedSteps:
     ) -> None:
         self.net, self.before, self.ramp = net, before, ramp
         self.kind = output_kind(net)
-        self.loss = None if self.kind == "logits" else score_loss(net)
+        self.loss = None if self.kind == "logits" else ScoreLoss(net)
         self.view = view_of_net(net, n_classes, live=True)
         self.eps, self.low, self.high = (self._tensor(v) for v in (eps, *box))
         self.clean_weight, self.regularization = clean_weight, regularization
         self.points = clean_weight > 0 or needs_points(net.module_)
-        self.epoch, self.seen, self.rows = -1, 0, 1
+        self.epoch, self.batch, self.batches = -1, 0, 1
         #: part of the radius reached
         self.share = 0.0
         self._scores: Interval | None = None
@@ -139,19 +139,24 @@ class BoundedSteps:
 
     def hooks(self) -> dict[str, Any]:
         """Return the methods of the net to put functions around."""
-        names = ("on_epoch_begin", "train_step", "infer", "get_loss")
+        names = ("on_epoch_begin", "get_iterator", "train_step", "infer", "get_loss")
         return {name: getattr(self, f"_{name}") for name in names}
 
     def _on_epoch_begin(self, original: Any, *args: Any, **params: Any) -> Any:
         # which a checkpoint may have brought
-        self.epoch, self.seen = len(self.net.history), 0
-        self.rows = len(params["dataset_train"])
+        self.epoch, self.batch = len(self.net.history), 0
         return original(*args, **params)
+
+    def _get_iterator(self, original: Any, dataset: Any, training: bool = False) -> Any:
+        iterator = original(dataset, training=training)
+        if training and hasattr(iterator, "__len__"):
+            self.batches = max(1, len(iterator))
+        return iterator
 
     def _train_step(self, original: Any, batch: Any, **params: Any) -> Any:
         # at the end of the batch, so that the last one of the ramp has all of it
-        self.seen += len(batch[0])
-        time = self.epoch + self.seen / self.rows
+        self.batch += 1
+        time = self.epoch + min(1.0, self.batch / self.batches)
         self.share = smooth_ramp(time / self.ramp) if self.ramp else 1.0
         return original(batch, **params)
 

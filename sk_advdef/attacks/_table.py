@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
+from sklearn.compose import ColumnTransformer
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import check_array
 
 from sk_advdef._validation import name_of
@@ -157,40 +160,41 @@ def check_columns(owner: object, model: Any, X: Any) -> None:
 
     A ColumnTransformer picks columns by name, its view by position.
     """
-    names = _fitted_columns(model)
-    if names is None or not _is_frame(X) or list(X.columns) == list(names):
+    if not _is_frame(X):
         return
-    if text_columns(X):
-        return  # which views refuse in words of their own
+    given = list(X.columns)
+    names = next((n for n in _columns_of(model) if n != given), None)
+    if names is None or text_columns(X):  # which views refuse in words of their own
+        return
     raise ValueError(
-        f"{name_of(owner)} needs the columns that the estimator was fitted on, in "
-        f"their order: {list(names)}. Got {list(X.columns)}. Pass "
-        "X[estimator.feature_names_in_]."
+        f"{name_of(owner)} needs the columns that the estimator, and each part of it "
+        f"that picks them, was fitted on, in their order: {names}. Got {given}."
     )
 
 
-#: Where estimators keep what they fitted; last what they were given, fitted or not.
-_WITHIN = (
-    *("best_estimator_", "estimator_", "calibrated_classifiers_", "estimators_"),
-    "estimator",
-)
+def _columns_of(model: Any) -> Iterator[list[Any]]:
+    """Yield the names of the columns that each part saw that sees those of the input.
 
-
-def _fitted_columns(model: Any) -> Any:
-    """Return the names of the columns that a model, or what comes first in it, saw."""
-    names = getattr(model, "feature_names_in_", None)
-    if names is not None:
-        return names
+    What stands behind other steps sees their columns, whatever these are called.
+    """
+    if hasattr(model, "feature_names_in_"):
+        yield list(model.feature_names_in_)
     if isinstance(model, Pipeline):
-        steps = [step for _, step in model.steps if step not in (None, "passthrough")]
-        return _fitted_columns(steps[0]) if steps else None
-    for name in _WITHIN:
-        within = getattr(model, name, None)
-        within = within[0] if isinstance(within, list) and within else within
-        found = None if within is None else _fitted_columns(within)
-        if found is not None:
-            return found
-    return None
+        steps = (step for _, step in model.steps if step not in (None, "passthrough"))
+        parts: Any = [next(steps, None)]
+    elif isinstance(model, FeatureUnion):
+        parts = [one for _, one in model.transformer_list]
+    elif isinstance(model, ColumnTransformer):
+        parts = []
+    elif isinstance(model, FrozenEstimator) or not hasattr(model, "get_params"):
+        parts = [getattr(model, "estimator", None)]
+    else:
+        kept = vars(model).items()
+        parts = [v for k, v in kept if k.endswith("_") and k != "final_estimator_"]
+    for part in parts:
+        for one in part if isinstance(part, (list, tuple)) else [part]:
+            if hasattr(one, "fit") or hasattr(one, "predict_proba"):
+                yield from _columns_of(one)
 
 
 def text_columns(X: Any) -> list[Any]:

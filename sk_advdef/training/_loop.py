@@ -14,7 +14,7 @@ from sklearn.base import clone
 from torch.nn import functional as F
 
 from sk_advdef._progress import progress
-from sk_advdef._torch._criteria import score_loss
+from sk_advdef._torch._criteria import ScoreLoss
 from sk_advdef._torch._loader import fast_iterator
 from sk_advdef._torch._net import LiveModel
 from sk_advdef._torch._net_view import output_kind, view_of_net
@@ -70,7 +70,7 @@ class Loop:
         #: of soft labels, where the criterion does not take them as it is
         self.loss = None
         if owner.method == "ccat" and output_kind(net) != "logits":
-            self.loss = score_loss(net)
+            self.loss = ScoreLoss(net)
         self._view = view_of_net(net, len(classes), live=True)
         self.reaches = [self._reach(attack, codes) for attack in attacks]
         count = _watch.HELD_STEPS
@@ -299,10 +299,11 @@ class Loop:
 
     def _soft_loss(self, y_pred: Any, x: torch.Tensor) -> torch.Tensor:
         assert self.targets is not None
-        scores, targets = self._scores(y_pred), self.targets
-        if self.loss is not None:
-            return self.loss(scores, targets)
+        targets = self.targets
         logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
+        if self.loss is not None:
+            # of all outputs, as the criterion takes them
+            return self.loss(view_of_net(self.net, live=True).scores(logits), targets)
         targets = F.pad(targets, (0, logits.shape[1] - targets.shape[1]))
         return self.net.get_loss(y_pred, targets.to(logits.device), X=x, training=True)
 

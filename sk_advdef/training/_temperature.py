@@ -50,12 +50,12 @@ def at_temperature(
     """
     import torch
 
-    from sk_advdef._torch._criteria import score_loss
+    from sk_advdef._torch._criteria import ScoreLoss
     from sk_advdef._torch._net_view import output_kind, view_of_net
     from sk_advdef._torch._resume import hooked, take_part
 
     take_part(net, {"temperature": temperature, "soft": soft})
-    loss_of = None if output_kind(net) == "logits" else score_loss(net)
+    loss_of = None if output_kind(net) == "logits" else ScoreLoss(net)
     scores_of = view_of_net(net).scores
     targets = None if soft is None else torch.tensor(soft, dtype=torch.float32)
 

@@ -10,11 +10,12 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from skorch import NeuralNetBinaryClassifier
@@ -23,6 +24,7 @@ from sk_advdef import (
     PGD,
     BlurSqueezer,
     CertifiedClassifier,
+    ConcealedClassifier,
     DensityDetector,
     RandomSearch,
     RejectingClassifier,
@@ -258,21 +260,63 @@ def test_columns_in_another_order_are_refused(around, behind):
         assert asked.run(model, other, y).X_adv.columns.equals(other.columns)
 
 
+def by_name(X, columns):
+    """Return a Pipeline fitted on ``X`` that picks columns by name."""
+    scaled = make_column_transformer((StandardScaler(), columns))
+    linear = LogisticRegression(max_iter=1000)
+    steps = [("same", "passthrough"), ("scaled", scaled), ("linear", linear)]
+    return Pipeline(steps).fit(X, load_iris().target)
+
+
 @pytest.mark.parametrize(
     "around",
     [
-        lambda model: CalibratedClassifierCV(model, ensemble=False, cv=2),
-        lambda model: VotingClassifier([("one", model)], voting="soft"),
+        lambda model, other: CalibratedClassifierCV(model, ensemble=False, cv=2),
+        lambda model, other: VotingClassifier([("one", model)], voting="soft"),
+        lambda model, other: VotingClassifier(
+            [("one", FrozenEstimator(other)), ("two", model)], voting="soft"
+        ),
+        lambda model, other: make_pipeline(
+            FeatureUnion([("none", "drop"), ("scaled", model[:-1])]), model[-1]
+        ),
+        lambda model, other: make_pipeline(
+            FeatureUnion([("one", model[:-1]), ("two", FrozenEstimator(other[:-1]))]),
+            model[-1],
+        ),
     ],
 )
 def test_columns_in_another_order_within_others_are_refused(around):
     X, y = load_iris(return_X_y=True, as_frame=True)
-    scaled = make_column_transformer((StandardScaler(), list(X.columns)))
-    linear = LogisticRegression(max_iter=1000)
-    steps = [("same", "passthrough"), ("scaled", scaled), ("linear", linear)]
-    model = around(Pipeline(steps)).fit(X, y)
+    names = list(X.columns)
+    other = X[names[::-1]]
+    model = around(by_name(X, names), by_name(other, names)).fit(X, y)
     with pytest.raises(ValueError, match="in their order"):
-        PGD(0.3, bounds=None).run(model, X[list(X.columns)[::-1]], y)
+        PGD(0.3, bounds=None).run(model, other, y)
+    if "Frozen" not in str(model):
+        PGD(0.3, bounds=None).run(model, X, y)
+    else:  # which sees columns in two orders
+        with pytest.raises(ValueError, match="in their order"):
+            PGD(0.3, bounds=None).run(model, X, y)
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names")
+def test_columns_of_what_was_never_fitted_count_for_nothing():
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    stale = LogisticRegression(max_iter=1000).fit(X.rename(columns=str.upper), y)
+    model = CalibratedClassifierCV(stale, cv=2).fit(X.to_numpy(), y)
+    assert PGD(0.3, bounds=None).run(model, X, y).fooled.any()
+    renamed = make_pipeline(StandardScaler().set_output(transform="pandas"), stale)
+    assert PGD(0.3, bounds=None).run(renamed.fit(X, y), X, y).fooled.any()
+
+
+def test_a_frozen_model_in_one_that_was_fitted_on_another_order():
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    names = list(X.columns)
+    other = X[names[::-1]]
+    model = ConcealedClassifier(FrozenEstimator(by_name(X, names))).fit(other, y)
+    assert model.score(other, y) > 0.9
+    with pytest.raises(ValueError, match="in their order"):
+        certified_accuracy_score(model, other, y, 0.1, bounds=None)
 
 
 def test_a_certificate_where_gradients_were_switched_off():

@@ -180,6 +180,24 @@ def test_the_criterion_weighs_classes(kind):
     assert np.abs(found[0] - found[1]).max() > 0.02
 
 
+@pytest.mark.parametrize(
+    ("module", "cls", "given"),
+    [
+        (Probabilities, NeuralNetClassifier, {"criterion__ignore_index": 0}),
+        (
+            *(OneLogit, NeuralNetBinaryClassifier),
+            {"criterion__weight": torch.tensor(3.0)},
+        ),
+    ],
+)
+def test_what_a_criterion_leaves_out_or_weighs_by_row(module, cls, given):
+    net = make_net(module, cls, max_epochs=1, **given)
+    if cls is NeuralNetClassifier:
+        net.set_params(criterion=nn.NLLLoss)
+    with pytest.raises(ValueError, match=r"must (ignore no class|weigh classes by)"):
+        make(net).fit(X, np.arange(len(X)) % 2)
+
+
 class Focal(nn.NLLLoss):
     def forward(self, log_proba, target):
         return ((1 - log_proba.exp()) * -log_proba)[range(len(target)), target].mean()
@@ -225,6 +243,8 @@ def test_the_last_batch_of_the_ramp_has_the_whole_radius(batch_size):
     net = quick_net(max_epochs=1, batch_size=batch_size)
     model = make(net, ramp=1.0).fit(X, y)
     assert model.history_[-1]["train_eps_share"] == 1
+    fewer = make(clone(net).set_params(iterator_train__drop_last=True), ramp=1.0)
+    assert fewer.fit(X, y).history_[-1]["train_eps_share"] == 1
     within = make(net, ramp=0.0, regularization=0.0).fit(X, y)
     if batch_size == -1:  # of one batch, the ramp is nothing
         np.testing.assert_array_equal(

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Checkpoint
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.nn import functional as F
@@ -320,6 +321,18 @@ def test_ccat_weighs_classes_as_the_criterion_does():
     np.testing.assert_allclose(
         model.predict_proba(X), plain.predict_proba(X), atol=1e-4
     )
+
+
+def test_ccat_with_outputs_to_spare_and_a_net_that_is_pickled_meanwhile(tmp_path):
+    net = net_of(Probabilities, batch_size=N, max_epochs=4, criterion=nn.NLLLoss)
+    net.set_params(callbacks=[Checkpoint(monitor=None, f_pickle=tmp_path / "net.pkl")])
+    two = codes % 2  # of three outputs
+    model = make(net, attack=PGD(0.0), method="ccat").fit(X, two)
+    plain = NetClassifier(net, random_state=seed_from(0)).fit(X, two)
+    np.testing.assert_allclose(
+        model.predict_proba(X), plain.predict_proba(X), atol=1e-5
+    )
+    assert (tmp_path / "net.pkl").stat().st_size
 
 
 def test_ccat_at_the_start_of_a_warm_up_keeps_labels():
