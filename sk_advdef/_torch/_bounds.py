@@ -40,19 +40,25 @@ TIE = 64
 MANY_PAIRS = 4_000_000
 
 KNOWN = (
-    "Bounds are known for linear layers and convolutions, ReLU and other activations "
+    "Bounds are known for linear layers and convolutions, ReLU and most activations "
     "that never fall, average and max pooling, batch normalization, dropout, sums, and "
-    "what moves values about"
+    "reshaping, slicing, joining and padding"
 )
 
 
 def propagate(module: nn.Module, box: Interval) -> Interval:
     """Send a box through a module and name the part that it cannot pass."""
+    before = Unbounded.count
     try:
         found = module(box)
     except Unbounded as error:
         where = _innermost(module, error)
         raise NoBoundsError(f"{where} cannot be bounded: {error}. {KNOWN}.") from None
+    if Unbounded.count > before:
+        raise NoBoundsError(
+            f"{type(module).__name__} cannot be bounded: it catches the error of what "
+            f"cannot, and goes another way than with values. {KNOWN}."
+        )
     if not isinstance(found, Interval):
         raise NoBoundsError(
             f"{type(module).__name__} cannot be bounded: it returns a "
@@ -159,7 +165,6 @@ def certified_margins(
     """
     margins = []
     kind = kind_of(dtype)
-    _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
     with torch.no_grad():
         for rows in gen_batches(len(lower), ROWS_AT_A_TIME):
             ends = [
@@ -168,23 +173,28 @@ def certified_margins(
             unit = unit_of(kind, torch.device("cpu"))
             box = Interval(*ends, dtype=kind, unit=unit, raw=True)
             scores = propagate(view, box)
+            if rows.start == 0:
+                _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
             own = torch.tensor(columns[rows], device=scores.lower.device)
             margins.append(_certain(scores, own).cpu().numpy())
             _refuse_company(view, box, scores)
-    return np.concatenate(margins) if margins else np.zeros(0)
+    found = np.concatenate(margins) if margins else np.zeros(0)
+    return np.where(np.isnan(found), -np.inf, found)  # of which nothing is known
 
 
 def _refuse_company(view: nn.Module, box: Interval, scores: Interval) -> None:
     """Refuse a view that answers a row by the rows beside it, as ``predict`` alone may.
 
-    Looked at are some rows by themselves.
+    Looked at are some rows by themselves, and one that is alone beside another.
     """
     n = len(scores.lower)
-    for at in {0, n // 2, n - 1} if n > 1 else ():
-        alone = Interval(
-            box.lower[[at]], box.upper[[at]], dtype=box.dtype, unit=box.unit, raw=True
+    for at in {0, n // 2, n - 1}:
+        ends = [end[[at]] for end in box.ends]
+        if n == 1:
+            ends = [torch.cat([end, end.roll(1, dims=-1)]) for end in ends]
+        found = propagate(
+            view, Interval(*ends, dtype=box.dtype, unit=box.unit, raw=True)
         )
-        found = propagate(view, alone)
         for one, other in ((found.lower, scores.lower), (found.upper, scores.upper)):
             if not torch.allclose(one[0], other[at], rtol=1e-5, equal_nan=True):
                 raise NoBoundsError(

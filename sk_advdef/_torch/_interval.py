@@ -40,6 +40,13 @@ class Unbounded(Exception):
     Not a TypeError: torch's operators take one for "ask the other operand".
     """
 
+    #: how many arose so far, those that a module has caught too
+    count = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        Unbounded.count += 1
+
 
 @dataclass(frozen=True, eq=False)
 class Linear:
@@ -213,7 +220,12 @@ class Interval(torch.Tensor):
             raise Unbounded(reason or f"no bounds are known for {name}()")
         if any(x.unit for x in given) and torch.is_autocast_enabled("cpu"):
             raise Unbounded("autocast rounds in ways that bounds do not know")
-        return _within_range(rule(func, *args, **kwargs))
+        try:
+            return _within_range(rule(func, *args, **kwargs))
+        except (TypeError, IndexError, ValueError, OverflowError) as error:
+            name = getattr(func, "__name__", str(func))
+            why = f"no bounds are known for {name}() called like this: {error}"
+            raise Unbounded(why) from error
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

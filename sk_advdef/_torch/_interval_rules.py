@@ -36,9 +36,16 @@ def unit_of(dtype: torch.dtype, device: torch.device) -> float:
     if dtype == torch.float32:
         if device.type == "cuda":  # convolutions may use TF32 unless told otherwise
             unit = 2.0**-11
-        if torch.get_float32_matmul_precision() != "highest":
+        if _precision() != "highest":
             unit = 2.0**-8
     return unit
+
+
+def _precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by both of torch's interfaces, which it does not like
+        return "unknown"
 
 
 def kind_of(dtype: np.dtype) -> torch.dtype:
@@ -82,6 +89,8 @@ def of_points(func: Any, args: Any, kwargs: Any) -> Any:
 def layout(func: Any, *args: Any, **kwargs: Any) -> Interval:
     """Move values about."""
     found = intervals(args)
+    if any(isinstance(arg, torch.dtype) for arg in (*args, *kwargs.values())):
+        raise Unbounded("no bounds are known for bits that are read as another dtype")
     dtype = torch.promote_types(found[0].dtype, found[-1].dtype)
     unit = max(x.unit for x in found)
     for x in found:

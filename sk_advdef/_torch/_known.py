@@ -61,7 +61,10 @@ _TRANSFORMING = {
 
 #: What a subclass must leave alone for its parent's view to be its own.
 _ANSWERS = ("decision_function", "predict", "predict_proba", "transform")
-_NET_ANSWERS = (*_ANSWERS, "evaluation_step", "forward_iter", "infer")
+_NET_ANSWERS = (
+    *(*_ANSWERS, "evaluation_step", "forward_iter", "infer", "get_dataset"),
+    *("get_iterator", "_get_predict_nonlinearity"),
+)
 
 
 def same_answers(
@@ -78,11 +81,28 @@ def same_answers(
 
 def is_plain_net(estimator: Any) -> bool:
     """Whether a skorch net answers as skorch's own classes do."""
-    cls = type(estimator)
     if not is_skorch(estimator):
         return False
+    return _as_skorch(estimator, _NET_ANSWERS) and not changes_rows(estimator)
+
+
+def _as_skorch(net: Any, answers: tuple[str, ...]) -> bool:
+    cls = type(net)
     home = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "skorch")
-    return same_answers(cls, home, _NET_ANSWERS)
+    return same_answers(cls, home, answers)
+
+
+def changes_rows(net: Any) -> bool:
+    """Whether a skorch net has something between the rows and its module."""
+    from skorch.dataset import Dataset
+
+    if not _as_skorch(net, ("infer", "get_dataset")):
+        return True
+    given = getattr(net, "dataset", Dataset)
+    own = not isinstance(given, type) or not issubclass(given, Dataset)
+    if own or not same_answers(given, Dataset, ("__getitem__", "transform")):
+        return True
+    return net.get_params_for("iterator_valid").get("collate_fn") is not None
 
 
 def key_of(estimator: Any, role: str) -> str | None:

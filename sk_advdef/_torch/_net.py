@@ -20,7 +20,13 @@ from torch import nn
 
 from sk_advdef._base import Stamped
 from sk_advdef._torch._models import is_net, is_skorch, unfrozen, with_gradients
-from sk_advdef._torch._net_view import check_output, frozen, net_scores, view_of_net
+from sk_advdef._torch._net_view import (
+    check_output,
+    check_rows,
+    frozen,
+    net_scores,
+    view_of_net,
+)
 from sk_advdef._torch._random import seeded
 from sk_advdef._torch._registry import build
 from sk_advdef._torch._resume import Training
@@ -206,6 +212,7 @@ def locate_net(model: Any) -> tuple[list[Any], Any, int | None]:
             if not is_net(model):
                 raise TypeError(f"{model!r} is not a net and does not end in one.")
             model = model.estimator_
+    check_rows(model)
     return before, model, None
 
 

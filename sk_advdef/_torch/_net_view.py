@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sk_advdef._torch._copies import copied
+from sk_advdef._torch._known import changes_rows
 
 #: Rows that go through a module at a time.
 BATCH_SIZE = 1024
@@ -178,9 +179,21 @@ def check_threshold(net: Any) -> None:
         )
 
 
+def check_rows(net: Any) -> None:
+    """Refuse a net that puts something between the rows and its module."""
+    if changes_rows(net):
+        raise ValueError(
+            f"{type(net).__name__} must give rows to its module as they are, inside "
+            "another estimator: with skorch's own dataset, infer and get_dataset, and "
+            "no iterator_valid__collate_fn. Put what changes rows into the module, or "
+            "before the net in a Pipeline; iterator_train__collate_fn is free to."
+        )
+
+
 def check_output(net: Any, X: np.ndarray, n_classes: int) -> None:
     """Refuse a net whose output does not fit its criterion or the classes."""
     check_threshold(net)
+    check_rows(net)
     kind = output_kind(net)
     with torch.no_grad():
         device = next(net.module_.parameters(), torch.empty(0)).device

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._torch._known import address_of, is_plain_net, key_of
-from sk_advdef._torch._models import unfrozen
+from sk_advdef._torch._models import is_skorch, unfrozen
 from sk_advdef._torch._parts import PARTS, REFUSALS
 
 
@@ -76,7 +76,10 @@ def _missing_unlisted(estimator: Any, role: str) -> _Missing | None:
         return _missing(part, role) or _Missing(part)
     if hasattr(estimator, "_as_module") or is_plain_net(estimator):
         return None
-    return _Missing(estimator)
+    why = (
+        "it answers, or reads rows, in a way of its own" if is_skorch(estimator) else ""
+    )
+    return _Missing(estimator, why=why)
 
 
 def missing_view(estimator: Any, role: str = "answer") -> Any:

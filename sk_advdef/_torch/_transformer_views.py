@@ -52,7 +52,9 @@ def max_abs_scaler(scaler: Any) -> nn.Module:
 def min_max_scaler(scaler: Any) -> nn.Module:
     """Build the view of a MinMaxScaler."""
     clip = scaler.feature_range if scaler.clip else None
-    return Scale(1 / scaler.scale_, -scaler.min_ / scaler.scale_, clip)
+    # which may be float32, while the rows are not
+    scale = scaler.scale_.astype(np.float64)
+    return Scale(1 / scale, -scaler.min_ / scale, clip)
 
 
 def robust_scaler(scaler: Any) -> nn.Module:
@@ -93,11 +95,15 @@ def function_transformer(transformer: Any) -> nn.Module:
 def pca(transformer: Any) -> nn.Module:
     """Build the view of a PCA or IncrementalPCA."""
     weight = np.asarray(transformer.components_).T
+    mean = transformer.mean_
+    # rounded to the dtype of fit, as scikit-learn does
+    middle = np.zeros(weight.shape[1]) if mean is None else (mean[None] @ weight)[0]
+    weight, bias = weight.astype(np.float64), -middle.astype(np.float64)
     if transformer.whiten:
         spread = np.sqrt(transformer.explained_variance_)
-        weight = weight / np.maximum(spread, np.finfo(spread.dtype).eps)
-    mean = transformer.mean_
-    return Affine(weight, np.zeros(weight.shape[1]) if mean is None else -mean @ weight)
+        spread = np.maximum(spread, np.finfo(spread.dtype).eps).astype(np.float64)
+        weight, bias = weight / spread, bias / spread
+    return Affine(weight, bias)
 
 
 def truncated_svd(transformer: Any) -> nn.Module:

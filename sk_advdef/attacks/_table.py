@@ -143,6 +143,21 @@ def as_rows(X: Any) -> Any:
     return X
 
 
+def as_floats(X: Any) -> Any:
+    """Return rows as float64, a frame as a frame; one with text stays as it is."""
+    values = Table(X).values.astype(np.float64) if not _has_text(X) else None
+    if values is None or not _is_frame(X):
+        return X if values is None else values
+    if hasattr(X, "iloc"):
+        return type(X)(values, index=X.index, columns=X.columns)
+    names = X.columns
+    return type(X)([type(X[k])(k, v) for k, v in zip(names, values.T, strict=True)])
+
+
+def _has_text(X: Any) -> bool:
+    return _is_frame(X) and bool(text_columns(X))
+
+
 def _is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "to_numpy")
 

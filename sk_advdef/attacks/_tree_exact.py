@@ -62,8 +62,9 @@ class TreeExact(Attack):
 
     Notes
     -----
-    A certificate is about one row, one ball and one model, and holds for the model as
-    it predicts here: where scores of two classes are equal up to rounding, the order in
+    A certificate is about one row, one ball and one model, and about rows of the dtype
+    of ``X``: whole numbers where that holds no others. It holds for the model as it
+    predicts here: where scores of two classes are equal up to rounding, the order in
     which a forest adds its trees can decide, and ``predict`` is asked.
 
     The time grows with the number of thresholds within reach; it is exponential in the

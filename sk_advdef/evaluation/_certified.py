@@ -16,7 +16,7 @@ from sk_advdef._torch._models import (
 )
 from sk_advdef._validation import check_model, check_option
 from sk_advdef.attacks._geometry import NORMS, check_eps
-from sk_advdef.attacks._table import Table, as_rows, check_columns
+from sk_advdef.attacks._table import Table, as_floats, as_rows, check_columns
 from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
@@ -128,7 +128,8 @@ def certified_rows(
     check_kind(NAME, estimator, y)
     if is_trees(estimator):
         exact = TreeExact(eps, norm=norm, bounds=bounds)
-        return exact.run(estimator, X, y).certified
+        # values of X's own dtype are not all that lie in the ball
+        return exact.run(estimator, as_floats(X), y).certified
     with torch_generators_kept():
         right = predict(estimator, X) == y
     return right & (_margins(estimator, X, eps, norm, bounds) > 0)

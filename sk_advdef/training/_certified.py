@@ -101,11 +101,12 @@ class CertifiedClassifier(TrainingClassifier):
     Notes
     -----
     *What can be bounded.* The bounds go through the module's own ``forward``. Known are
-    linear layers, convolutions, batch normalization, activations that never fall (ReLU
-    and its relatives, sigmoid, tanh, ELU, softplus, clamping), average and max pooling
-    (adaptive too), dropout, sums (residual connections), products, and whatever moves
-    values about. Steps before the net in a Pipeline go the same way. Anything else,
-    such as attention or layer normalization, is an error that names it.
+    linear layers, convolutions (not transposed), batch normalization, most activations
+    that never fall (ReLU, leaky ReLU, sigmoid, tanh, ELU, SELU, softplus, clamping),
+    average and max pooling (adaptive too), dropout, sums (residual connections),
+    products, and reshaping, slicing, joining and padding. Steps before the net in a
+    Pipeline go the same way. Anything else, such as attention, layer normalization or
+    PReLU, is an error that names it.
 
     *Rounding.* ``certify`` computes in float64 and widens the bounds at each step by
     the largest error that the net's own float32 arithmetic can make, in any order of

@@ -280,6 +280,16 @@ class WrittenAfterSoftmax(nn.Module):
         return proba
 
 
+class Evading(nn.Module):
+    """Takes another way where the first cannot be bounded."""
+
+    def forward(self, x):
+        try:
+            return x if bool((x > 0).any()) else -x
+        except Exception:
+            return x
+
+
 def lone_norm():
     return nn.BatchNorm1d(4, track_running_stats=False)
 
@@ -301,6 +311,7 @@ def lone_norm():
         (lone_norm(), "depends on the others"),
         (Written(), "view that is written to"),
         (Looked(), "Looked"),
+        (Evading(), "goes another way"),
         (Constant(), "returns a Tensor"),
     ],
 )
@@ -325,14 +336,29 @@ class Mixing(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "mix", [lambda x: x - x.amax(0), lambda x: x.flip(0), lambda x: x.roll(1, 0)]
+    "mix",
+    [
+        lambda x: x - x.amax(0),
+        lambda x: x.flip(0),
+        lambda x: x.roll(1, 0),
+        lambda x: x if len(x) == 1 else 1 - x,
+    ],
 )
-def test_a_net_that_looks_at_other_rows_is_refused(mix):
-    rows = np.random.default_rng(0).normal(size=(7, 4))
+@pytest.mark.parametrize("n", [1, 7])
+def test_a_net_that_looks_at_other_rows_is_refused(mix, n):
+    rows = np.random.default_rng(0).normal(size=(n, 4))
     with pytest.raises(NoBoundsError, match="depends on the rows beside it"):
         certified_margins(
-            Mixing(mix), rows, rows, np.zeros(7, int), dtype=np.dtype(np.float64)
+            Mixing(mix), rows, rows, np.zeros(n, int), dtype=np.dtype(np.float64)
         )
+
+
+def test_of_boxes_beyond_the_dtype_nothing_is_known():
+    ends = np.full((2, 4), -3e38), np.full((2, 4), 3e38)
+    layer = nn.Linear(4, 2)
+    codes = np.zeros(2, int)
+    found = certified_margins(layer, *ends, codes, dtype=np.dtype(np.float32))
+    assert (found == -np.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -404,6 +430,11 @@ def test_functions_between_layers():
         (lambda x: x.sum(1, dtype=torch.float16), "narrower dtype"),
         (lambda x: torch.sort(x), "sort"),
         (lambda x: x**2, "pow"),
+        (lambda x: x.double().view(torch.int64).double(), "read as another dtype"),
+        (lambda x: torch.relu(input=x), "relu.* called like this"),
+        (lambda x: torch.cat(tensors=[x]), "cat.* called like this"),
+        (lambda x: torch.sub(x, 1.0, alpha=2), "sub.* called like this"),
+        (lambda x: F.softplus(x, threshold=-800), "softplus.* called like this"),
     ],
 )
 def test_functions_without_bounds(call, message):

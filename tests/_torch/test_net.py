@@ -17,9 +17,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import Checkpoint, TrainEndCheckpoint
-from skorch.dataset import ValidSplit
+from skorch.dataset import Dataset, ValidSplit
 from skorch.exceptions import DeviceWarning
 from torch import nn
+from torch.utils.data import default_collate
 
 from sk_advdef import DistilledClassifier, DropoutUncertaintyDetector
 from sk_advdef._torch._models import classes_of, is_net, predict
@@ -182,6 +183,44 @@ def test_rows_that_are_read_only_are_nothing_to_warn_of():
         assert teacher.predict(rows).shape == (len(rows),)
     finally:
         torch.set_warn_always(False)
+
+
+class Shifted(Dataset):
+    def transform(self, X, y):
+        rows, labels = super().transform(X, y)
+        return rows - np.float32(1), labels
+
+
+class Halved(NeuralNetClassifier):
+    def infer(self, x, **params):
+        return super().infer(x / 2, **params)
+
+
+def doubled(rows):
+    x, y = default_collate(rows)
+    return 2 * x, y
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        make_net(dataset=Shifted),
+        make_net(iterator_valid__collate_fn=doubled),
+        make_net(cls=Halved, criterion=nn.CrossEntropyLoss),
+    ],
+)
+def test_what_stands_between_rows_and_module_is_refused(net):
+    """Our inference goes to the module, so it would answer for other rows."""
+    with pytest.raises(ValueError, match="must give rows to its module as they are"):
+        make(net).fit(X, y)
+    codes = y.astype(np.int64)
+    fitted = clone(net).fit(X.astype(np.float32), codes)
+    with pytest.raises(TypeError, match="has no differentiable view: it answers, or"):
+        as_module(fitted)
+    with pytest.raises(ValueError, match="must give rows to its module as they are"):
+        DropoutUncertaintyDetector(FrozenEstimator(fitted)).fit(X, codes)
+    free = make_net(iterator_train__collate_fn=doubled)
+    make(free).fit(X, y)
 
 
 def test_one_class_is_refused():

@@ -5,8 +5,13 @@ import itertools
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from sk_advdef import TreeExact
@@ -50,6 +55,44 @@ def test_a_certified_linear_answer_is_exactly_right(dtype):
             elif exact > 0:
                 nearly += 1
     assert certified > 20 and nearly > 10, (certified, nearly)
+
+
+@pytest.mark.parametrize(
+    "step", [MinMaxScaler(), PCA(2, whiten=True), StandardScaler(), RobustScaler()]
+)
+def test_steps_fitted_on_float32_before_rows_of_float64(step):
+    """Where ``predict`` turns, a little less is all that is certified."""
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        X = (rng.random((50, 2)) * [3, 1] + [5, 900]).astype(np.float32)
+        y = (X[:, 0] > 6.5).astype(int)
+        model = make_pipeline(clone(step), LogisticRegression(C=100)).fit(X, y)
+        row = np.array([[7.5, 900.5]])
+        (answer,) = model.predict(row)
+        slope = model.predict_log_proba(row + np.eye(2)) - model.predict_log_proba(row)
+        way = np.sign(slope[:, 1 - answer] - slope[:, answer])
+        inside, outside = 0.0, 8.0
+        assert model.predict(row + outside * way) != answer
+        while inside < (middle := (inside + outside) / 2) < outside:
+            if model.predict(row + middle * way)[0] == answer:
+                inside = middle
+            else:
+                outside = middle
+        for eps, sure in ((0.97 * outside, True), (outside, False)):
+            found = certified_rows(model, row, [answer], eps, bounds=None)
+            assert found == [sure], (step, eps)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "float32", "frame"])
+def test_trees_are_certified_for_all_that_lies_in_the_ball(kind):
+    X = np.arange(40.0)[:, None] if kind != "bool" else np.arange(40.0)[:, None] % 2
+    y = (X[:, 0] > X.max() / 2).astype(int)
+    model = DecisionTreeClassifier().fit(X, y)
+    given = pd.DataFrame(X.astype(int)) if kind == "frame" else X.astype(kind)
+    found = certified_rows(model, given, y, 0.9, bounds=None)
+    expected = np.abs(X[:, 0] - model.tree_.threshold[0]) > 0.9
+    np.testing.assert_array_equal(found, expected)
+    assert not found.all()
 
 
 def test_worst_shift_is_a_lower_bound_in_fractions():
