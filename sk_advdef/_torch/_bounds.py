@@ -36,6 +36,9 @@ ROWS_AT_A_TIME = 256
 #: after them may round to a tie is not certified.
 TIE = 64
 
+#: What a row is taken from for another one.
+OTHER = 0.7390851
+
 #: Numbers in the differences of all pairs of classes, above which few are made at once.
 MANY_PAIRS = 4_000_000
 
@@ -48,13 +51,13 @@ KNOWN = (
 
 def propagate(module: nn.Module, box: Interval) -> Interval:
     """Send a box through a module and name the part that it cannot pass."""
-    before = Unbounded.count
+    before = Unbounded.count()
     try:
         found = module(box)
     except Unbounded as error:
         where = _innermost(module, error)
         raise NoBoundsError(f"{where} cannot be bounded: {error}. {KNOWN}.") from None
-    if Unbounded.count > before:
+    if box.unit and Unbounded.count() > before:
         raise NoBoundsError(
             f"{type(module).__name__} cannot be bounded: it catches the error of what "
             f"cannot, and goes another way than with values. {KNOWN}."
@@ -191,7 +194,8 @@ def _refuse_company(view: nn.Module, box: Interval, scores: Interval) -> None:
     for at in {0, n // 2, n - 1}:
         ends = [end[[at]] for end in box.ends]
         if n == 1:
-            ends = [torch.cat([end, end.roll(1, dims=-1)]) for end in ends]
+            beside = [OTHER - end for end in reversed(ends)]
+            ends = [torch.cat(pair) for pair in zip(ends, beside, strict=True)]
         found = propagate(
             view, Interval(*ends, dtype=box.dtype, unit=box.unit, raw=True)
         )

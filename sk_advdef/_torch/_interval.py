@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +41,17 @@ class Unbounded(Exception):
     Not a TypeError: torch's operators take one for "ask the other operand".
     """
 
-    #: how many arose so far, those that a module has caught too
-    count = 0
+    #: how many arose so far in this thread, those that a module has caught too
+    arisen = threading.local()
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        Unbounded.count += 1
+        self.arisen.count = Unbounded.count() + 1
+
+    @classmethod
+    def count(cls) -> int:
+        """Return how many arose so far in this thread."""
+        return getattr(cls.arisen, "count", 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,8 @@ def of_points(func: Any, args: Any, kwargs: Any) -> Any:
 def layout(func: Any, *args: Any, **kwargs: Any) -> Interval:
     """Move values about."""
     found = intervals(args)
-    if any(isinstance(arg, torch.dtype) for arg in (*args, *kwargs.values())):
+    read_as = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.dtype)]
+    if any(dtype != found[0].dtype for dtype in read_as):
         raise Unbounded("no bounds are known for bits that are read as another dtype")
     dtype = torch.promote_types(found[0].dtype, found[-1].dtype)
     unit = max(x.unit for x in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 from sk_advdef._torch._models import is_skorch
@@ -95,14 +96,20 @@ def _as_skorch(net: Any, answers: tuple[str, ...]) -> bool:
 def changes_rows(net: Any) -> bool:
     """Whether a skorch net has something between the rows and its module."""
     from skorch.dataset import Dataset
+    from torch.utils.data import DataLoader, default_collate
 
     if not _as_skorch(net, ("infer", "get_dataset")):
         return True
-    given = getattr(net, "dataset", Dataset)
+    given: Any = getattr(net, "dataset", Dataset)
+    given = given.func if isinstance(given, partial) else given
     own = not isinstance(given, type) or not issubclass(given, Dataset)
-    if own or not same_answers(given, Dataset, ("__getitem__", "transform")):
+    reads = ("__init__", "__getitem__", "__getitems__", "transform")
+    if own or not same_answers(given, Dataset, reads):
         return True
-    return net.get_params_for("iterator_valid").get("collate_fn") is not None
+    if net.iterator_valid is not DataLoader:
+        return True
+    collate = net.get_params_for("iterator_valid").get("collate_fn")
+    return collate not in (None, default_collate)
 
 
 def key_of(estimator: Any, role: str) -> str | None:

@@ -185,8 +185,8 @@ def check_rows(net: Any) -> None:
         raise ValueError(
             f"{type(net).__name__} must give rows to its module as they are, inside "
             "another estimator: with skorch's own dataset, infer and get_dataset, and "
-            "no iterator_valid__collate_fn. Put what changes rows into the module, or "
-            "before the net in a Pipeline; iterator_train__collate_fn is free to."
+            "a plain iterator_valid. Put what changes rows into the module, or before "
+            "the net in a Pipeline; iterator_train__collate_fn is free to."
         )
 
 

@@ -110,6 +110,11 @@ class Table:
         """Which numeric columns are of an integer or bool dtype."""
         return np.broadcast_to(self._whole, self.values.shape[1:])
 
+    @property
+    def narrow(self) -> bool:
+        """Whether some numbers came in a dtype that is not float64."""
+        return any(kind != np.float64 for kind in self._kinds)
+
     def kind(self, at: int) -> np.dtype:
         """Return the dtype that a numeric column came in."""
         return self._kinds[at if len(self._kinds) > 1 else 0]
@@ -144,18 +149,14 @@ def as_rows(X: Any) -> Any:
 
 
 def as_floats(X: Any) -> Any:
-    """Return rows as float64, a frame as a frame; one with text stays as it is."""
-    values = Table(X).values.astype(np.float64) if not _has_text(X) else None
-    if values is None or not _is_frame(X):
-        return X if values is None else values
+    """Return rows of numbers as float64, a frame as a frame."""
+    values = Table(X).values.astype(np.float64)
+    if not _is_frame(X):
+        return values
     if hasattr(X, "iloc"):
-        return type(X)(values, index=X.index, columns=X.columns)
+        return X.astype(np.float64)
     names = X.columns
     return type(X)([type(X[k])(k, v) for k, v in zip(names, values.T, strict=True)])
-
-
-def _has_text(X: Any) -> bool:
-    return _is_frame(X) and bool(text_columns(X))
 
 
 def _is_frame(X: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
 from sk_advdef._torch._models import (
     classes_of,
@@ -128,8 +128,13 @@ def certified_rows(
     check_kind(NAME, estimator, y)
     if is_trees(estimator):
         exact = TreeExact(eps, norm=norm, bounds=bounds)
-        # values of X's own dtype are not all that lie in the ball
-        return exact.run(estimator, as_floats(X), y).certified
+        certified = exact.run(estimator, X, y).certified
+        sure = np.flatnonzero(certified)
+        if len(sure) and Table(X, copy=False).narrow:
+            # values of that dtype are not all that lie in the ball, nor computed alike
+            floats = as_floats(_safe_indexing(X, sure))
+            certified[sure] = exact.run(estimator, floats, y[sure]).certified
+        return certified
     with torch_generators_kept():
         right = predict(estimator, X) == y
     return right & (_margins(estimator, X, eps, norm, bounds) > 0)

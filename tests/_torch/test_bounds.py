@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -342,6 +343,7 @@ class Mixing(nn.Module):
         lambda x: x.flip(0),
         lambda x: x.roll(1, 0),
         lambda x: x if len(x) == 1 else 1 - x,
+        lambda x: x[:, :1].flip(0),
     ],
 )
 @pytest.mark.parametrize("n", [1, 7])
@@ -351,6 +353,26 @@ def test_a_net_that_looks_at_other_rows_is_refused(mix, n):
         certified_margins(
             Mixing(mix), rows, rows, np.zeros(n, int), dtype=np.dtype(np.float64)
         )
+
+
+def test_errors_of_another_thread_are_no_business_of_ours():
+    rows = np.random.default_rng(0).normal(size=(200, 4))
+    codes, go_on = np.zeros(200, int), threading.Event()
+
+    def refused():
+        while not go_on.is_set():
+            with pytest.raises(NoBoundsError):
+                propagate(nn.Sequential(nn.GELU()), box(seeded_rows(3, 4), 0.1))
+
+    other = threading.Thread(target=refused)
+    other.start()
+    try:
+        for _ in range(30):
+            layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            certified_margins(layers, rows, rows, codes, dtype=np.dtype(np.float32))
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_of_boxes_beyond_the_dtype_nothing_is_known():

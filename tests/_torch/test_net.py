@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import joblib
 import numpy as np
@@ -20,7 +21,7 @@ from skorch.callbacks import Checkpoint, TrainEndCheckpoint
 from skorch.dataset import Dataset, ValidSplit
 from skorch.exceptions import DeviceWarning
 from torch import nn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from sk_advdef import DistilledClassifier, DropoutUncertaintyDetector
 from sk_advdef._torch._models import classes_of, is_net, predict
@@ -191,13 +192,23 @@ class Shifted(Dataset):
         return rows - np.float32(1), labels
 
 
+class Begun(Dataset):
+    def __init__(self, X, y=None, length=None):
+        super().__init__(X - 1, y, length)
+
+
+class Loader(DataLoader):
+    def __iter__(self):
+        return map(doubled, super().__iter__())
+
+
 class Halved(NeuralNetClassifier):
     def infer(self, x, **params):
         return super().infer(x / 2, **params)
 
 
 def doubled(rows):
-    x, y = default_collate(rows)
+    x, y = default_collate(rows) if isinstance(rows[0], tuple) else rows
     return 2 * x, y
 
 
@@ -205,7 +216,10 @@ def doubled(rows):
     "net",
     [
         make_net(dataset=Shifted),
+        make_net(dataset=partial(Shifted, length=None)),
+        make_net(dataset=Begun),
         make_net(iterator_valid__collate_fn=doubled),
+        make_net(iterator_valid=Loader),
         make_net(cls=Halved, criterion=nn.CrossEntropyLoss),
     ],
 )
@@ -219,8 +233,18 @@ def test_what_stands_between_rows_and_module_is_refused(net):
         as_module(fitted)
     with pytest.raises(ValueError, match="must give rows to its module as they are"):
         DropoutUncertaintyDetector(FrozenEstimator(fitted)).fit(X, codes)
-    free = make_net(iterator_train__collate_fn=doubled)
-    make(free).fit(X, y)
+
+
+def test_what_changes_rows_in_training_alone_is_free():
+    free = make_net(
+        iterator_train__collate_fn=doubled,
+        iterator_valid__collate_fn=default_collate,
+        dataset=partial(Dataset, length=None),
+    )
+    model = make(free).fit(X, y)
+    np.testing.assert_allclose(
+        model.predict_proba(X), model.net_.predict_proba(X.astype("f4")), atol=1e-6
+    )
 
 
 def test_one_class_is_refused():

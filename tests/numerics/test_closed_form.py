@@ -95,6 +95,32 @@ def test_trees_are_certified_for_all_that_lies_in_the_ball(kind):
     assert not found.all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_trees_behind_a_scaler_are_certified_as_they_compute(dtype):
+    """Beside a threshold, an answer depends on the dtype that is scaled."""
+    parted = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X = (rng.random((40, 1)) * 3 + 100).astype(dtype)
+        y = (X[:, 0] > 101.5).astype(int)
+        model = make_pipeline(StandardScaler(), DecisionTreeClassifier()).fit(X, y)
+        inside, outside = X.min(), X.max()
+        while np.nextafter(inside, outside) < outside:
+            middle = dtype((np.float64(inside) + np.float64(outside)) / 2)
+            if model.predict(np.array([[middle]]))[0]:
+                outside = middle
+            else:
+                inside = middle
+        rows = np.array([[inside], [outside]])
+        answers = model.predict(rows)
+        assert not certified_rows(model, rows, 1 - answers, 1e-9, bounds=None).any()
+        found = certified_rows(model, rows, answers, 1e-9, bounds=None)
+        as_float = model.predict(rows.astype(float)) == answers
+        assert (as_float | ~found).all()
+        parted += (~as_float).sum()
+    assert parted
+
+
 def test_worst_shift_is_a_lower_bound_in_fractions():
     rng = np.random.default_rng(1)
     for _ in range(50):

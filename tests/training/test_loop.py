@@ -325,7 +325,8 @@ def test_ccat_weighs_classes_as_the_criterion_does():
 
 def test_ccat_with_outputs_to_spare_and_a_net_that_is_pickled_meanwhile(tmp_path):
     net = net_of(Probabilities, batch_size=N, max_epochs=4, criterion=nn.NLLLoss)
-    net.set_params(callbacks=[Checkpoint(monitor=None, f_pickle=tmp_path / "net.pkl")])
+    kept = Checkpoint(monitor=None, f_pickle="net.pkl", dirname=tmp_path)
+    net.set_params(callbacks=[kept])
     two = codes % 2  # of three outputs
     model = make(net, attack=PGD(0.0), method="ccat").fit(X, two)
     plain = NetClassifier(net, random_state=seed_from(0)).fit(X, two)
