@@ -170,6 +170,19 @@ class Problem:
                 "An infinite eps of a FeatureSpace needs finite bounds of the feature."
             )
 
+    def never_moved(self) -> list[Any]:
+        """Return the columns of whole numbers that the ball ends too near to change."""
+        if self.X.ndim != 2:
+            return []
+        width = self.X.shape[1]
+        free = np.broadcast_to(self.eps > 0, width)
+        whole = self.table.whole if self.rules is None else self.rules.whole
+        room = np.maximum(self.upper - self.X, self.X - self.lower).max(axis=0)
+        at = np.flatnonzero(whole & free & (room < 1))
+        names = self.table.names
+        places = [self.table.numeric[i] for i in at]
+        return places if names is None else [names[i] for i in places]
+
     def predict(self, values: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
         """Return what the estimator's own ``predict`` says of ``values``."""
         return predict(self.estimator, self.table.restore(values, rows))

@@ -42,7 +42,7 @@ class FeatureSpace:
     DataFrame that are not numeric are kept as they are: where an attacker can change a
     category, encode it first (``pandas.get_dummies``) and name its columns in
     ``one_hot``. Columns of an integer or bool dtype are integer features without being
-    named.
+    named, which no ``eps`` below 1 moves: to let a flag flip, give it an eps of 1.
 
     Parameters
     ----------

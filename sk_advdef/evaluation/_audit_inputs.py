@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef.attacks._table import text_columns
+
 #: Where types live that a skops file may hold without --trust.
 OWN = "sk_advdef."
 #: Parameters by which a model reads or writes elsewhere, and what does not.
@@ -348,9 +350,10 @@ def numbers_of(X: Any) -> np.ndarray:
     try:
         return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
+        which = f" ({text_columns(X)})" if hasattr(X, "to_numpy") else ""
         raise AuditError(
-            "Some columns are not numeric, and an audit changes numbers: encode them "
-            "first, and audit the model behind the encoder."
+            f"Some columns are not numeric{which}, and an audit changes numbers: "
+            "encode them first, and audit the model behind the encoder."
         ) from error
 
 

@@ -85,7 +85,8 @@ def certified_accuracy_score(
     -----
     For searches pass ``functools.partial(certified_accuracy_score, eps=...)`` as
     ``scoring``: a scorer of scikit-learn is called with a fitted estimator, rows and
-    labels, as this is.
+    labels, as this is. ``bounds`` are those given here, whatever the model was trained
+    with: pass those of tables that are not scaled to (0, 1), or None.
 
     Rounding is accounted for: see :class:`CertifiedClassifier`. On rows of float16,
     transformers of scikit-learn compute in float16 and next to nothing is certified:

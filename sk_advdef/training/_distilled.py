@@ -244,7 +244,8 @@ class DistilledClassifier(TrainingClassifier):
     Gradients of logits that are divided by ``T`` are ``T`` times smaller, and so is
     what plain SGD learns in an epoch: give a net a larger ``lr``, more epochs, or Adam.
     One that is right no more often than the most frequent class alone, on 200 rows or
-    more of the training set, gets a UserWarning.
+    more of the training set, gets a UserWarning, unless nine of ten rows are of that
+    class: look at ``history_`` there.
 
     A teacher that is nearly sure of its own training rows has little to tell at low
     temperatures, and one whose probabilities are 0 or 1 (a full-grown tree) nothing at

@@ -773,3 +773,27 @@ def test_no_detection_figures(reader, linear, flowers):
     X = reader.X.astype(np.float64) * 16
     figures = detection_figures(steps, X, reader.y, 1.6, BOX | {"bounds": (0, 16)}, 0)
     assert set(figures) > {"the detector"}
+
+
+@pytest.mark.parametrize("kind", ["frame", "space", "array"])
+def test_columns_that_the_ball_is_too_small_for_are_told(kind):
+    """A flag flips at 1 and not before, so that nothing was tried of it."""
+    rng = np.random.default_rng(0)
+    flags = pd.DataFrame({"flag": rng.random(80) < 0.5, "x": rng.random(80)})
+    labels = flags.flag.astype(int).to_numpy()
+    model = RandomForestClassifier(5, max_depth=3, random_state=0).fit(flags, labels)
+    given = {"eps": 0.5, "bounds": (0, 1)}
+    if kind == "space":
+        given = {"space": FeatureSpace.from_data(flags, eps=0.5)}
+    rows, said = flags, "['flag']"
+    if kind == "array":
+        rows, said = flags.to_numpy().astype(int), "[0, 1]"
+        model = RandomForestClassifier(5, random_state=0).fit(rows, labels)
+    report = evaluate_robustness(model, rows[:20], labels[:20], random_state=0, **given)
+    told = [text for text in report.not_tried if "whole numbers" in text]
+    assert len(told) == 1 and said in told[0]
+    free = FeatureSpace(eps={"flag": 1, "x": 0.5}, bounds=(0, 1))
+    if kind == "space":
+        report = evaluate_robustness(model, flags[:20], labels[:20], space=free)
+        assert not any("whole numbers" in text for text in report.not_tried)
+        assert report.held.mean() < 0.5
