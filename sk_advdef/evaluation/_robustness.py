@@ -22,7 +22,7 @@ from sk_advdef.attacks._ddn import DDN
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._scaled import scaled
-from sk_advdef.attacks._table import as_rows, text_columns
+from sk_advdef.attacks._table import Table, as_rows, text_columns
 from sk_advdef.evaluation import _trials
 from sk_advdef.evaluation._certified import certified_rows
 from sk_advdef.evaluation._detection import detection_figures, rejection_robust_error
@@ -239,6 +239,9 @@ def evaluate_robustness(
 
 def _never_moved(attacks: list[Any], estimator: Any, X: Any, y: Any) -> list[Any]:
     """Return whole-number columns that may move, and that no attack can move by 1."""
+    spaces = any(getattr(attack, "space", None) is not None for attack in attacks)
+    if not (spaces or Table(X, keep_text=True, copy=False).whole.any()):
+        return []
     stiff: list[Any] | None = None
     for attack in attacks:
         brought = getattr(getattr(attack, "space", None), "eps", None)

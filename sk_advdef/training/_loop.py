@@ -71,6 +71,8 @@ class Loop:
         self.loss = None
         if owner.method == "ccat" and output_kind(net) != "logits":
             self.loss = ScoreLoss(net)
+            #: of all outputs, as the criterion takes them
+            self.outputs = view_of_net(net, live=True)
         self._view = view_of_net(net, len(classes), live=True)
         self.reaches = [self._reach(attack, codes) for attack in attacks]
         count = _watch.HELD_STEPS
@@ -302,8 +304,7 @@ class Loop:
         targets = self.targets
         logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         if self.loss is not None:
-            # of all outputs, as the criterion takes them
-            return self.loss(view_of_net(self.net, live=True).scores(logits), targets)
+            return self.loss(self.outputs.scores(logits), targets)
         targets = F.pad(targets, (0, logits.shape[1] - targets.shape[1]))
         return self.net.get_loss(y_pred, targets.to(logits.device), X=x, training=True)
 
