@@ -90,7 +90,8 @@ def is_plain_net(estimator: Any) -> bool:
 def _as_skorch(net: Any, answers: tuple[str, ...]) -> bool:
     cls = type(net)
     home = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "skorch")
-    return same_answers(cls, home, answers)
+    set_on_it = any(name in vars(net) for name in answers)
+    return not set_on_it and same_answers(cls, home, answers)
 
 
 def changes_rows(net: Any) -> bool:

@@ -235,6 +235,15 @@ def test_what_stands_between_rows_and_module_is_refused(net):
         DropoutUncertaintyDetector(FrozenEstimator(fitted)).fit(X, codes)
 
 
+def test_a_method_set_on_the_net_itself_is_refused():
+    net = make_net().fit(X.astype("f4"), y.astype(np.int64))
+    assert as_module(net)
+    original = net.infer
+    net.infer = lambda x, **params: original(x - 1, **params)
+    with pytest.raises(TypeError, match="has no differentiable view: it answers, or"):
+        as_module(net)
+
+
 def test_what_changes_rows_in_training_alone_is_free():
     free = make_net(
         iterator_train__collate_fn=doubled,
