@@ -1,13 +1,9 @@
-"""Nets of the training benchmark, and where trained ones are kept between units."""
+"""Nets of the training benchmark, and their training."""
 
-import hashlib
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
@@ -16,12 +12,8 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from benchmarks import _training_loops as by_hand
-from benchmarks._harness import HERE
 from benchmarks._pictures import StrideNet, short
 from sk_advdef import PGD, AdversariallyAugmentedClassifier
-
-#: Fitted nets, by schedule and seed; not under version control.
-KEPT = HERE / "data" / "training"
 
 
 class WithClass(StrideNet):
@@ -115,36 +107,6 @@ def plain_epoch(X: np.ndarray, y: np.ndarray, net: dict[str, Any]) -> float:
         by_hand.epoch("plain", module, rows, labels, 0.0, net.get("batch", 128), 1e-3)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def fingerprint(model: Any) -> str:
-    """Tell weights apart."""
-    weights = model.estimator_.net_.module_.state_dict().values()
-    digest = hashlib.sha1()
-    for value in weights:
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def keep(name: str, model: Any, quick: bool) -> None:
-    path = _path(name, quick)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    joblib.dump(model, path)
-
-
-def kept(name: str, quick: bool) -> Any:
-    path = _path(name, quick)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path.name} is not there any more. Remove the unit {name}-train from "
-            "results/training/ to train it again."
-        )
-    return joblib.load(path)
-
-
-def _path(name: str, quick: bool) -> Path:
-    folder = Path(tempfile.gettempdir()) / "sk_advdef-quick" if quick else KEPT
-    return folder / f"{name}.joblib"
 
 
 def watched(model: Any) -> dict[str, Any]:

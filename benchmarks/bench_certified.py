@@ -32,6 +32,7 @@ from skorch.callbacks import GradientNormClipping, LRScheduler
 from torch import nn
 
 from benchmarks._harness import Unit, arguments, had_all_cores, markdown, unit
+from benchmarks._kept import fingerprint, keep
 from benchmarks._pictures import Images, pictures
 from sk_advdef import (
     APGD,
@@ -104,8 +105,10 @@ def run(
     seed: int,
     queries: int,
     folder: Path | None,
+    name: str,
+    quick: bool,
 ) -> dict[str, Any]:
-    """Train one net, certify it, attack it."""
+    """Train one net and keep it, certify it, attack it."""
     n_train, n_test, n_attacked = rows
     X, y, X_test, y_test = pictures(data, folder, n_train, n_test)
     net = NeuralNetClassifier(
@@ -133,6 +136,7 @@ def run(
         net, eps=EPS, eps_train=eps_train, random_state=seed
     ).fit(X, y)
     minutes = (time.perf_counter() - start) / 60
+    keep("certified", name, model, quick)
     start = time.perf_counter()
     certified = certified_rows(model, X_test, y_test, EPS, bounds=(0, 1))
     certifying = time.perf_counter() - start
@@ -153,6 +157,7 @@ def run(
         "attacked": round(attacked, 4),
         "minutes": round(minutes, 2),
         "seconds_to_certify": round(certifying, 1),
+        "weights": fingerprint(model),
         "watched": [row["certified_accuracy"] for row in model.history_],
     }
 
@@ -163,16 +168,20 @@ def _share(rows: np.ndarray) -> float:
 
 def tasks(quick: bool, folder: Path | None) -> list[tuple[str, dict[str, Any], Any]]:
     """Return name, params and function of each unit."""
-    function = partial(run, folder=folder)
+    function = partial(run, folder=folder, quick=quick)
     if quick:
         tiny = {"width": [4, 4, 16], "epochs": 3, "ramp": True, "eps_train": 0.1}
         few = {"data": "digits", "rows": [300, 60, 10], "seed": 0, "queries": 20}
-        return [("short-0", few | tiny, function)]
+        return [("short-0", few | tiny, partial(function, name="short-0"))]
     rows = [60000, 10000, ATTACKED]
     common = {"data": "mnist", "rows": rows, "queries": QUERIES}
     return [
-        (f"{name}-{seed}", common | setting | {"seed": seed}, function)
-        for name, setting in SETTINGS.items()
+        (
+            name := f"{kind}-{seed}",
+            common | setting | {"seed": seed},
+            partial(function, name=name),
+        )
+        for kind, setting in SETTINGS.items()
         for seed in SEEDS
     ]
 

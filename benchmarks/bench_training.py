@@ -48,18 +48,11 @@ import torch
 from benchmarks import _others
 from benchmarks import _training_loops as by_hand
 from benchmarks._harness import arguments, ratios, spread, time_in_turn, unit
+from benchmarks._kept import fingerprint, keep, kept
 from benchmarks._pictures import StrideNet, pictures, short
 from benchmarks._training_any import MODELS, SETTINGS, before_and_after, forests
 from benchmarks._training_class import own_class
-from benchmarks._training_nets import (
-    fingerprint,
-    fitted,
-    keep,
-    kept,
-    make_net,
-    plain_epoch,
-    watched,
-)
+from benchmarks._training_nets import fitted, make_net, plain_epoch, watched
 from benchmarks._training_tables import table
 from sk_advdef import (
     APGD,
@@ -132,7 +125,7 @@ def train(
     model = fitted(X, y, seed, schedule)
     seconds = time.perf_counter() - start
     epoch = min(epoch, plain_epoch(X, y, schedule["net"]))
-    keep(name, model, quick)
+    keep("training", name, model, quick)
     return {
         "clean": short((model.predict(X_test) == y_test).mean()),
         "minutes": short(seconds / 60),
@@ -156,7 +149,7 @@ def judge(
     certify: bool,
 ) -> dict[str, Any]:
     """Attack a part of the test rows."""
-    model = kept(name, quick)
+    model = kept("training", name, f"{name}-train", quick)
     _, _, X_test, y_test = data(rows, source, folder)
     X, y = X_test[slice(*part)], y_test[slice(*part)]
     net = _others.AsNet(model, X.shape[1:]).fuse(torch.tensor(X[:BATCH]))

@@ -1,0 +1,45 @@
+"""Where trained nets are kept between units, and how they are told apart."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from benchmarks._harness import HERE
+
+#: Fitted nets, by benchmark and name; not under version control.
+KEPT = HERE / "data"
+
+
+def fingerprint(model: Any) -> str:
+    """Tell weights apart."""
+    weights = model.estimator_.net_.module_.state_dict().values()
+    digest = hashlib.sha1()
+    for value in weights:
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def keep(benchmark: str, name: str, model: Any, quick: bool) -> None:
+    """Save a fitted model for units to come."""
+    path = _path(benchmark, name, quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    joblib.dump(model, path)
+
+
+def kept(benchmark: str, name: str, unit: str, quick: bool) -> Any:
+    """Load a model that ``unit`` has saved."""
+    path = _path(benchmark, name, quick)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path.name} is not there any more. Remove the unit {unit} from "
+            f"results/{benchmark}/ to train it again."
+        )
+    return joblib.load(path)
+
+
+def _path(benchmark: str, name: str, quick: bool) -> Path:
+    folder = Path(tempfile.gettempdir()) / "sk_advdef-quick" if quick else KEPT
+    return folder / benchmark / f"{name}.joblib"
