@@ -412,6 +412,7 @@ def test_certified_runs_quickly():
     assert not run.returncode, run.stderr
     assert sorted(_harness.RESULTS.rglob("*")) == before
     assert "one seed" in run.stdout and "4/4/16 with a ramp" in run.stdout
+    assert "The standard suite" in run.stdout
 
 
 def test_certified_holds_the_interval_against_the_target():
@@ -438,6 +439,39 @@ def test_certified_holds_the_interval_against_the_target():
     line = bench_certified.table([*met[:2], on_one]).splitlines()[2]
     assert "| 3, 2 timed | 12.0 |" in line and line.endswith("met |")
     assert "| ? |" in bench_certified.table([on_one])
+
+
+def test_certified_holds_what_the_suite_left_against_its_target():
+    def units(attacked, minutes=40.0, threads=2, weights="a"):
+        machine = {"cores": 2, "torch_threads": threads}
+        found = []
+        for seed, share in enumerate(attacked):
+            params = {"data": "mnist", "width": [1, 2, 3], "ramp": True, "epochs": 7}
+            params["eps_train"] = 0.31
+            figures = {"clean": 0.98, "certified": 0.92, "minutes": minutes}
+            figures |= {"attacked": 0.93, "certified_of_attacked": 0.92, "weights": "a"}
+            net = {"params": params, "figures": figures, "machine": machine}
+            found.append({"name": f"long-{seed}"} | net)
+            figures = {"clean": 0.98, "certified": 0.92, "attacked": share}
+            figures |= {"tried": 600, "weights": weights}
+            params = {"net": f"long-{seed}"}
+            suite = {"params": params, "figures": figures, "machine": machine}
+            found.append({"name": f"long-{seed}-suite"} | suite)
+        return found
+
+    table = bench_certified.table(units([0.93, 0.931, 0.932]))
+    assert "| long-1 | 98.00% | 93.10% | 92.00% | 600 |" in table
+    assert "93.10% under attack, interval 92.85% to 93.35%" in table
+    assert "lower end at least 92.8% in 45 minutes: met" in table
+    for missed in (
+        units([0.929, 0.93, 0.931]),
+        units([0.93, 0.931, 0.932], minutes=50.0),
+        units([0.93, 0.931, 0.932], threads=1),
+    ):
+        assert bench_certified.table(missed).endswith("in 45 minutes: missed")
+    assert "lower end" not in bench_certified.table(units([0.93, 0.931]))
+    with pytest.raises(ValueError, match="another net than long-0"):
+        bench_certified.table(units([0.93], weights="b"))
 
 
 @pytest.mark.parametrize("steepness", [1, 1000])
