@@ -194,7 +194,7 @@ def suite(
     holds = right.copy()
     if len(open_):
         with _others.seeded(0):
-            asked = _others.AsNet(model, X.shape[1:]).fuse(torch.tensor(X[:BATCH]))
+            asked = _others.AsNet(model, X.shape[1:])
             found = _others.auto_attack(asked, X[open_], y[open_], EPS, attacks, BATCH)
         assert np.abs(found - X[open_]).max() <= EPS + 1e-5
         holds[open_] = model.predict(found) == y[open_]
