@@ -5,12 +5,11 @@ Loads no torch itself.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import inspect
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_memory
 
 from sk_advdef._torch._models import is_skorch
+from sk_advdef._torch._own_code import feed_class, feed_function, is_own
 from sk_advdef._validation import invalid
 from sk_advdef._version import __version__
 
@@ -37,9 +37,6 @@ _OF_LAZY = {
     "in_features",
     "num_features",
 }
-
-#: Packages whose classes are told by name and version alone.
-_KNOWN = ("builtins", "numpy", "scipy", "sk_advdef", "sklearn", "skorch", "torch")
 
 
 def remembered(memory: Any, key: Callable[[], str], compute: Callable[[], Any]) -> Any:
@@ -73,14 +70,32 @@ def fingerprint(*values: Any) -> str:
     """Return the same text for the same values, in any process.
 
     Models count by their parameters and by what they learned; the weights of nets are
-    read as NumPy arrays. What sets no result, such as ``n_jobs``, is left out.
+    read as NumPy arrays. Classes and functions of the user's count by their code, and
+    by what that reads. What sets no result, such as ``n_jobs``, is left out.
     """
     digest = hashlib.sha256(__version__.encode())
-    _feed(digest.update, values, {})
+    seen = _Seen()
+    try:
+        _feed(digest.update, values, seen)
+        while seen.later:
+            _feed(digest.update, seen.later.popleft(), seen)
+    except RecursionError as error:
+        raise TypeError(
+            "What memory= is to know it by holds itself or too much within each other. "
+            "Use memory=None."
+        ) from error
     return digest.hexdigest()
 
 
-def _feed(put: Callable[[Any], None], value: Any, seen: dict[int, Any]) -> None:
+class _Seen(dict[int, Any]):
+    """What has been told, by its id, and what is to be told after all else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.later: deque[Any] = deque()
+
+
+def _feed(put: Callable[[Any], None], value: Any, seen: _Seen) -> None:
     """Write a value in a form of its own."""
     if isinstance(value, FrozenEstimator):  # taken as it is, where another is refitted
         put(b"frozen(")
@@ -113,18 +128,16 @@ def _feed(put: Callable[[Any], None], value: Any, seen: dict[int, Any]) -> None:
             feed(name)
             feed(value[name].to_numpy())
     elif isinstance(value, type):
-        feed(_source(value))
+        feed_class(feed, seen.later.append, value)
     elif isinstance(value, functools.partial):
         _feed_dict(feed, {"f": value.func, "a": value.args, "k": value.keywords})
     elif isinstance(value, types.MethodType):
         feed(value.__func__)
         feed(value.__self__)
     elif isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        code = value.__code__
-        feed([value.__module__, value.__qualname__, code.co_code, code.co_names])
-        feed([_plain(c) for c in code.co_consts])
-        feed([value.__defaults__, value.__kwdefaults__, cells])
+        feed_function(feed, seen.later.append, value)
+    elif callable(value) and hasattr(value, "__wrapped__"):  # such as by lru_cache
+        feed([type(value).__qualname__, value.__wrapped__])
     elif isinstance(value, np.random.RandomState):
         feed(value.get_state(legacy=False))
     elif isinstance(value, np.random.Generator):
@@ -132,13 +145,6 @@ def _feed(put: Callable[[Any], None], value: Any, seen: dict[int, Any]) -> None:
     elif not _feed_of_torch(feed, value):
         _feed_object(feed, value)
     put(b")")
-
-
-def _plain(constant: Any) -> Any:
-    """Turn code within code to its instructions."""
-    if isinstance(constant, types.CodeType):
-        return [constant.co_code, constant.co_names, *map(_plain, constant.co_consts)]
-    return constant
 
 
 def _feed_array(put: Any, feed: Any, array: np.ndarray) -> None:
@@ -155,15 +161,6 @@ def _feed_dict(feed: Any, values: dict[Any, Any]) -> None:
     for key in sorted(values, key=repr):
         feed(key)
         feed(values[key])
-
-
-def _source(cls: type) -> list[str]:
-    """Return the name of a class and, of a class of the user's, its text."""
-    told = [cls.__module__, cls.__qualname__]
-    if cls.__module__.partition(".")[0] not in _KNOWN:
-        with contextlib.suppress(OSError, TypeError):  # typed at a prompt
-            told.append(inspect.getsource(cls))
-    return told
 
 
 def _feed_of_torch(feed: Any, value: Any) -> bool:
@@ -204,7 +201,7 @@ def _feed_object(feed: Any, value: Any) -> None:
             params |= {f"fitted {k}": getattr(value, k, None) for k in _ANSWERS_BY}
         feed(type(value))
         _feed_dict(feed, {k: v for k, v in params.items() if k not in _NO_MATTER})
-    elif type(value).__module__ != "builtins" and hasattr(value, "__dict__"):
+    elif _has_state(value):
         feed(type(value))
         for part in _state(value):
             if isinstance(part, dict):
@@ -212,6 +209,11 @@ def _feed_object(feed: Any, value: Any) -> None:
             feed(part)
     else:
         feed(joblib.hash(value))
+
+
+def _has_state(value: Any) -> bool:
+    module = type(value).__module__
+    return module != "builtins" and (hasattr(value, "__dict__") or is_own(module))
 
 
 def _state(value: Any) -> list[Any]:

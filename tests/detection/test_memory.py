@@ -3,6 +3,7 @@
 import ctypes
 import pickle
 import random
+import sys
 import tracemalloc
 import warnings
 
@@ -230,6 +231,144 @@ def test_fingerprints_see_what_vars_does_not_show():
         assert fingerprint(kind(1)) != fingerprint(kind(2))
     with pytest.raises(TypeError, match=r"cannot be read.*Use memory=None"):
         fingerprint([ctypes.c_void_p(1)])
+
+
+#: What is told -> how it was typed, and what is edited in it, to what.
+EDITS = {
+    "a method": ("class A:\n def f(self, x): return x + 1\nv = A", "+ 1", "+ 2"),
+    "an object": ("class A:\n def f(self, x): return x + 1\nv = A()", "+ 1", "+ 2"),
+    "a class above": (
+        "class A:\n def f(self, x): return x + 1\nclass B(A): pass\nv = B",
+        *("+ 1", "+ 2"),
+    ),
+    "a helper": (
+        "def g(x): return x + 1\ndef f(x): return [g(i) for i in x]\nv = f",
+        *("+ 1", "+ 2"),
+    ),
+    "a helper of a method": (
+        "def g(x): return x + 1\nclass A:\n def f(self, x): return g(x)\nv = A()",
+        *("+ 1", "+ 2"),
+    ),
+    "a number": ("K = 1\ndef f(x): return x + K\nv = f", "K = 1", "K = 2"),
+    "a list": ("K = [1, 2]\ndef f(x): return x[K[0]]\nv = f", "2]", "3]"),
+    "an object by name": (
+        "class A:\n def __init__(self): self.k = 1\nK = A()\n"
+        "def f(x): return x + K.k\nv = f",
+        *("k = 1", "k = 2"),
+    ),
+    "what a name stands for": (
+        "import numpy as np\ng = np.sin\ndef f(x): return g(x)\nv = f",
+        *("np.sin", "np.cos"),
+    ),
+    "a number of a class": ("class A:\n k = 1\nv = A", "k = 1", "k = 2"),
+    "a property": (
+        "class A:\n @property\n def f(self): return 1\nv = A",
+        *("return 1", "return 2"),
+    ),
+    "a static method": (
+        "class A:\n @staticmethod\n def f(x): return x + 1\nv = A",
+        *("+ 1", "+ 2"),
+    ),
+    "what is known once": (
+        "from functools import cached_property\nclass A:\n @cached_property\n"
+        " def f(self): return 1\nv = A",
+        *("return 1", "return 2"),
+    ),
+    "what is given a part": (
+        "from functools import partialmethod\nclass A:\n def f(self, x): return x\n"
+        " g = partialmethod(f, 1)\nv = A",
+        *("(f, 1)", "(f, 2)"),
+    ),
+    "what is cached": (
+        "from functools import lru_cache\n@lru_cache\ndef f(x): return x + 1\nv = f",
+        *("+ 1", "+ 2"),
+    ),
+    "what is around": (
+        "def outer(k):\n def f(x): return x + k\n return f\nv = outer(1)",
+        *("outer(1)", "outer(2)"),
+    ),
+    "what is caught": (
+        "def f(x):\n try: return g(x)\n except OSError: return x\nv = f",
+        *("OSError", "ValueError"),
+    ),
+    "a class of slots": (
+        "class A:\n __slots__ = ('k',)\n def f(self): return 1\nv = A()\nv.k = 3",
+        *("return 1", "return 2"),
+    ),
+    "a module of one's own": (
+        "import sys, types\nm = types.ModuleType('own_helpers')\n"
+        "exec('def g(x): return x + 1', vars(m))\ndef f(x): return m.g(x)\nv = f",
+        *("x + 1", "x + 2"),
+    ),
+    "a module of a net": (
+        "from torch import nn\nclass A(nn.Module):\n"
+        " def forward(self, x): return x + 1\nv = A()",
+        *("+ 1", "+ 2"),
+    ),
+    "a transformer": (
+        "from sklearn.base import BaseEstimator, TransformerMixin\n"
+        "class A(TransformerMixin, BaseEstimator):\n"
+        " def fit(self, X, y=None): return self\n"
+        " def transform(self, X): return X + 1\nv = A()",
+        *("+ 1", "+ 2"),
+    ),
+    "what calls itself": (
+        "def f(x): return f(x - 1) if x else g(x)\ndef g(x): return f(1)\nv = f",
+        *("x - 1", "x - 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_fingerprints_see_edits_of_what_was_typed(name):
+    """As in a notebook, whose classes have no source that could be read."""
+    text, old, new = EDITS[name]
+
+    def told(source):
+        namespace = {"__name__": "__main__"}
+        exec(compile(source, "<typed>", "exec"), namespace)
+        return fingerprint(namespace["v"])
+
+    assert text.count(old) == 1
+    assert told(text) == told("# said before\n\n" + text)
+    assert told(text) != told(text.replace(old, new))
+
+
+def test_fingerprints_of_long_chains_and_of_what_holds_itself():
+    lines = ["def f0(x): return x"]
+    lines += [f"def f{i}(x): return f{i - 1}(x)" for i in range(1, 2000)]
+    namespace = {"__name__": "__main__"}
+    exec("\n".join(lines), namespace)
+    first = fingerprint(namespace["f1999"])
+    exec("def f0(x): return -x", namespace)
+    assert fingerprint(namespace["f1999"]) != first
+    exec("def f(x): return x in KNOWN\nKNOWN = {f}", namespace)
+    with pytest.raises(TypeError, match=r"holds itself.*Use memory=None"):
+        fingerprint(namespace["f"])
+
+
+def test_an_edited_class_is_asked_anew(tmp_path, monkeypatch):
+    """The answers of code from before an edit are not given for those of after."""
+    model = FrozenEstimator(LogisticRegression(max_iter=1000).fit(X[:80], y[:80]))
+
+    def scores(factor, memory):
+        namespace = vars(sys.modules["__main__"])
+        monkeypatch.setitem(namespace, "Scale", None)
+        exec(
+            "from sklearn.base import BaseEstimator, TransformerMixin\n"
+            "class Scale(TransformerMixin, BaseEstimator):\n"
+            " def fit(self, X, y=None): self.n_ = 1; return self\n"
+            f" def transform(self, X): return X * {factor}",
+            namespace,
+        )
+        detector = FeatureSqueezingDetector(
+            model, squeezers=[("own", namespace["Scale"]())], memory=memory
+        )
+        return detector.fit(X[80:]).score_samples(X[:5])
+
+    for factor in (0.5, 2.0):
+        kept = scores(factor, str(tmp_path))
+        np.testing.assert_array_equal(kept, scores(factor, None))
 
 
 def test_fingerprints_see_hooks():
