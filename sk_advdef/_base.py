@@ -6,12 +6,14 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import (
     assert_all_finite,
     check_array,
@@ -52,6 +54,30 @@ class Documented(BaseEstimator):
         # scikit-learn formats it: braces of the address stay what they are
         address = quote(docs, safe=PLAIN).replace("{", "{{").replace("}", "}}")
         return f"{address}/generated/sk_advdef.{name}.html"
+
+
+def asked_in_fit(inner: Any) -> list[str]:
+    """Return the metadata that the ``fit`` of an estimator, or of several, asks for."""
+    if isinstance(inner, (list, tuple)):
+        return [name for one in inner for name in asked_in_fit(one)]
+    if isinstance(inner, Pipeline):  # what is frozen in it may have asked when fitted
+        return sorted({name for _, step in inner.steps for name in asked_in_fit(step)})
+    # what is frozen is not fitted, and a class asks for nothing
+    if isinstance(inner, (type, FrozenEstimator)) or not hasattr(
+        inner, "get_metadata_routing"
+    ):
+        return []
+    return sorted(set(_asked_by(inner.get_metadata_routing())))
+
+
+def _asked_by(routing: Any) -> Iterator[str]:
+    if not hasattr(routing, "fit"):  # that of a Pipeline or a search
+        for _, pair in routing:
+            yield from _asked_by(pair.router)
+        return
+    for name, wanted in routing.fit.requests.items():
+        if wanted is True or (isinstance(wanted, str) and wanted.isidentifier()):
+            yield name
 
 
 def all_or_nothing(fit: Fit) -> Fit:
@@ -109,6 +135,30 @@ class Stamped(Documented):
         check_classification_targets(y)
         check_consistent_length(X, y)
         return y
+
+    def get_metadata_routing(self) -> Any:
+        """Return what metadata the methods ask for.
+
+        Returns
+        -------
+        routing : MetadataRequest
+            What is asked for.
+
+        Raises
+        ------
+        NotImplementedError
+            If the ``fit`` of an estimator within asks for metadata, such as
+            ``sample_weight``: none is passed on.
+        """
+        for name, inner in self.get_params(deep=False).items():
+            asked = asked_in_fit(inner)
+            if asked:
+                raise NotImplementedError(
+                    f"{type(self).__name__} passes no metadata on, and the fit of its "
+                    f"{name} asks for {', '.join(asked)}. Take that back by "
+                    f"{name}.set_fit_request({asked[0]}=False)."
+                )
+        return super().get_metadata_routing()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, stamped with this version."""

@@ -6,10 +6,27 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+from sklearn.utils.metadata_routing import MetadataRequest
 
 import sk_advdef
-from sk_advdef import PGD, BitDepthSqueezer, BlurSqueezer, Downscaler
+from sk_advdef import (
+    PGD,
+    AdversariallyAugmentedClassifier,
+    BitDepthSqueezer,
+    BlurSqueezer,
+    ConcealedClassifier,
+    DensityDetector,
+    DistilledClassifier,
+    Downscaler,
+    RejectingClassifier,
+)
 from sk_advdef._torch._net import NetClassifier
 
 X = np.random.default_rng(0).normal(size=(4, 10))
@@ -19,6 +36,34 @@ STAMP = "_sk_advdef_version"
 @pytest.fixture(params=[BlurSqueezer(), Downscaler(restore=False), BitDepthSqueezer()])
 def fitted(request):
     return clone(request.param).fit(X)
+
+
+@pytest.mark.parametrize(
+    "around, name",
+    [
+        (lambda inner: DistilledClassifier(inner), "estimator"),
+        (lambda inner: DistilledClassifier(SVC(), teacher=[SVC(), inner]), "teacher"),
+        (lambda inner: AdversariallyAugmentedClassifier(inner), "estimator"),
+        (lambda inner: ConcealedClassifier(inner), "estimator"),
+        (lambda inner: RejectingClassifier(inner, DensityDetector()), "estimator"),
+        (lambda inner: DensityDetector(inner), "estimator"),
+        (lambda inner: DensityDetector(make_pipeline(inner)), "estimator"),
+    ],
+)
+def test_metadata_that_is_not_passed_on_is_refused(around, name):
+    plain = LogisticRegression()
+    with config_context(enable_metadata_routing=True):
+        for asks in (plain, clone(plain).set_fit_request(sample_weight=False)):
+            assert isinstance(around(asks).get_metadata_routing(), MetadataRequest)
+        for wanted in (True, "weight"):
+            asks = clone(plain).set_fit_request(sample_weight=wanted)
+            message = f"the fit of its {name} asks for sample_weight"
+            with pytest.raises(NotImplementedError, match=message):
+                around(asks).get_metadata_routing()
+            search = GridSearchCV(around(asks), {}, scoring=lambda *_: 0.0)
+            with pytest.raises(NotImplementedError, match=message):
+                search.fit(X, [0, 1, 0, 1], sample_weight=np.ones(4))
+        around(FrozenEstimator(asks)).get_metadata_routing()
 
 
 def test_same_version_is_silent(fitted, tmp_path):

@@ -10,8 +10,10 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +71,25 @@ def classes_of(estimator: Any) -> np.ndarray:
         # skorch answers with the number of the column, whatever its labels were
         return np.arange(int(np.max(last.classes_)) + 1)
     return np.asarray(last.classes_)
+
+
+def check_frozen_fitted(estimator: Any) -> None:
+    """Raise NotFittedError where a frozen model was never fitted.
+
+    Models of other packages need not tell it by their attributes: they are asked for
+    ``classes_`` too.
+    """
+    model, last = unfrozen(estimator), last_step(estimator)
+    # the weights of a net may have been loaded and not learned
+    if hasattr(last, "classes_") or getattr(last, "initialized_", False):
+        return
+    if not is_skorch(last):
+        check_is_fitted(model)
+        return
+    raise NotFittedError(
+        f"This {type(last).__name__} instance is not fitted yet. Call 'fit' with "
+        "appropriate arguments before using this estimator."
+    )
 
 
 def genuine_classes_of(estimator: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sk_advdef._base import Stamped
 from sk_advdef._torch._models import (
+    check_frozen_fitted,
     classes_of,
     for_model,
     is_frozen,
@@ -129,6 +130,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             raise AttributeError(
                 f"{type(self).__name__} is not fitted yet and has no classes_."
             )
+        check_frozen_fitted(self._model)
         return classes_of(self._model)
 
     @property
@@ -154,6 +156,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
         check_classifier(self, "estimator", self.estimator)
         X = self._inputs(X, reset=True)
         if is_frozen(self.estimator):
+            check_frozen_fitted(self.estimator)
             self.estimator_ = self.estimator
             return X
         from sk_advdef._torch._net import with_adapter
@@ -171,6 +174,7 @@ class WrappingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             if "estimator_" in vars(self):
                 return
             self._check_parameters()
+            check_frozen_fitted(self.estimator)
             model = unfrozen(self.estimator)
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(model, name):

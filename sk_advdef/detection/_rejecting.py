@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._base import Stamped, all_or_nothing
 from sk_advdef._torch._models import (
+    check_frozen_fitted,
     classes_of,
     is_frozen,
     is_net,
@@ -162,6 +163,7 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
             )
         shared = not is_frozen(detector) and detector.estimator is None
         if is_frozen(self.estimator):
+            check_frozen_fitted(self.estimator)
             self.estimator_ = self.estimator
             rows, labels, known = X, y, None
         else:
@@ -199,6 +201,13 @@ class RejectingClassifier(MetaEstimatorMixin, ClassifierMixin, Stamped):
     def _checked_label(self) -> Any:
         label, classes = self.reject_label, self.classes_
         text = isinstance(classes[0], str)
+        dates = classes.dtype.kind in "mM"
+        if dates or (classes.dtype.kind == "u" and classes.max() > 2**63 - 1):
+            raise ValueError(
+                "RejectingClassifier has no place for a rejection among labels "
+                f"{'of ' + str(classes.dtype) if dates else 'beyond 2**63 - 1'}. Pass "
+                "them as strings."
+            )
         if isinstance(label, str) and label == "auto":
             if text:
                 label = "rejected"

@@ -319,6 +319,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         genuine = np.unique(y)
         classes = all_classes(self, genuine)
         seed = seed_from(self.random_state)
+        if self.adversarial_label is not None:
+            y, genuine = y.astype(classes.dtype), genuine.astype(classes.dtype)
         self.genuine_classes_ = genuine
         held = None
         if self.early_stopping:

@@ -110,18 +110,39 @@ def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:
         if label != int(label) or abs(int(label)) > 2**53:
             allowed = "a whole number of at most 2**53, a string or None"
             raise invalid(owner, "adversarial_label", allowed, label)
+    of_text = isinstance(genuine[0], str)
+    if genuine.dtype.kind in "mM":
+        raise ValueError(
+            "adversarial_label of AdversariallyAugmentedClassifier has no place among "
+            f"labels of {genuine.dtype}. Pass them as strings."
+        )
+    if text != of_text:
+        raise ValueError(
+            f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
+            f"of another kind than the labels {genuine.tolist()}. Take a "
+            f"{'string' if of_text else 'number'}."
+        )
     if label in genuine:
         raise ValueError(
             f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
             f"among the labels {genuine.tolist()}. Take one that is not."
         )
-    if text != (genuine.dtype.kind in "UO" and isinstance(genuine[0], str)):
-        raise ValueError(
-            f"adversarial_label={label!r} of AdversariallyAugmentedClassifier is "
-            f"of another kind than the labels {genuine.tolist()}. Take a "
-            f"{'number' if text else 'string'}."
-        )
+    if genuine.dtype.kind in "biu":
+        kind = _whole(genuine, int(label))
+        return np.unique(np.append(genuine.astype(kind), kind(int(label))))
     return np.unique(np.append(genuine, label))
+
+
+def _whole(genuine: np.ndarray, label: int) -> type[np.int64] | type[np.uint64]:
+    """Return what holds whole labels and one more: floats would make some the same."""
+    if int(genuine.max()) <= np.iinfo(np.int64).max:
+        return np.int64
+    if label < 0:
+        raise ValueError(
+            f"adversarial_label={label} of AdversariallyAugmentedClassifier is below "
+            "0, and labels of 2**63 and more leave no place for it. Take one above."
+        )
+    return np.uint64
 
 
 def split(

@@ -129,7 +129,7 @@ def fit_in_rounds(
         }
         blocks.append(attacked)
         own = owner.adversarial_label
-        labels.append(truth if own is None else np.full(count, own))
+        labels.append(truth if own is None else np.full(count, own, y.dtype))
         model = with_seed(clone(owner.estimator), seed)
         model.fit(stacked(blocks), np.concatenate(labels))
         if judge is not None:

@@ -400,3 +400,17 @@ def test_noise_needs_numbers(monkeypatch):
     with pytest.raises(ValueError, match=r"reveal='noisy' .* not all") as caught:
         concealed.predict_proba(WORDS)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("kind", [ConcealedClassifier, GuardedClassifier])
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(), small_net(), make_pipeline(LogisticRegression())]
+)
+def test_a_frozen_model_that_was_never_fitted(kind, model):
+    """No query is told that it could not be answered, for what a set-up lacks."""
+    around = kind(FrozenEstimator(model))
+    for ask in (around.predict, lambda X: clone(around).fit(X, y)):
+        with pytest.raises(NotFittedError, match="instance is not fitted yet"):
+            ask(X)
+    with pytest.raises(NotFittedError, match="instance is not fitted yet"):
+        _ = around.classes_

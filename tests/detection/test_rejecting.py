@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import ShuffleSplit
@@ -133,6 +134,8 @@ def test_the_label_by_default(labels, expected):
         (-1.0, codes, "must be an int"),
         (2**63, codes, "must be an int"),
         (np.nan, codes.astype(float), "must be a float"),
+        ("auto", codes.astype(np.uint64) + np.uint64(2**63), r"beyond 2\*\*63 - 1"),
+        ("auto", codes.astype("M8[D]"), r"labels of datetime64\[D\]. Pass them as str"),
     ],
 )
 def test_bad_labels(label, labels, message):
@@ -160,6 +163,14 @@ def test_errors():
         RejectingClassifier(small_net(), watch()).fit(X)
     with pytest.raises(TypeError, match="needs a net with dropout"):
         RejectingClassifier(LogisticRegression(max_iter=1000), watch()).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(), small_net(), make_pipeline(LogisticRegression())]
+)
+def test_a_frozen_model_that_was_never_fitted(model):
+    with pytest.raises(NotFittedError, match="instance is not fitted yet"):
+        RejectingClassifier(FrozenEstimator(model), FrozenEstimator(fitted)).fit(X)
 
 
 def test_the_view_is_that_of_the_model():

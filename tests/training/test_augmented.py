@@ -275,6 +275,33 @@ def test_a_class_of_its_own(estimator, labels, own):
     assert set(np.unique(model.predict(X))) <= set(model.classes_)
 
 
+@pytest.mark.parametrize("estimator", [small_net(lr=0.05), LogisticRegression()])
+@pytest.mark.parametrize(
+    "first, kind, own, wanted",
+    [
+        (2**60, np.uint64, -1, np.int64),
+        (2**60, np.int64, -1.0, np.int64),
+        (2**63, np.uint64, 5, np.uint64),
+        (0, bool, 2, np.int64),
+        (0, np.int8, 1000, np.int64),
+    ],
+)
+def test_a_class_of_its_own_among_whole_numbers(estimator, first, kind, own, wanted):
+    """Floats would make large labels the same."""
+    labels = (codes % 2).astype(kind)
+    if first:
+        labels = labels + kind(first)
+    model = make(estimator, attack=Spy(), adversarial_label=own).fit(X, labels)
+    known = np.unique(labels).tolist()
+    assert model.genuine_classes_.tolist() == known
+    assert model.classes_.tolist() == sorted([*known, int(own)])
+    answers = model.predict(X)
+    assert model.classes_.dtype == answers.dtype == wanted
+    assert (
+        np.mean([a == b for a, b in zip(answers.tolist(), labels, strict=True)]) > 0.8
+    )
+
+
 def test_the_own_class_is_no_success():
     model = make(
         small_net(max_epochs=20), attack=PGD(2.0, bounds=None), adversarial_label="adv"
@@ -297,6 +324,8 @@ def test_errors_of_the_own_class():
         (1, codes, "=1 .* is among the labels"),
         (9, y, "of another kind than the labels.* Take a string"),
         ("adv", codes, "of another kind than the labels.* Take a number"),
+        (-1, codes.astype(np.uint64) + np.uint64(2**63), "is below 0.* Take one above"),
+        (-1, codes.astype("M8[D]"), r"labels of datetime64\[D\]. Pass them as str"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(LogisticRegression(), adversarial_label=own).fit(X, labels)
