@@ -155,8 +155,8 @@ class Stamped(Documented):
             if asked:
                 raise NotImplementedError(
                     f"{type(self).__name__} passes no metadata on, and the fit of its "
-                    f"{name} asks for {', '.join(asked)}. Take that back by "
-                    f"{name}.set_fit_request({asked[0]}=False)."
+                    f"{name} asks for {', '.join(asked)}. Take that back there, by "
+                    f"set_fit_request({asked[0]}=False)."
                 )
         return super().get_metadata_routing()
 
