@@ -23,11 +23,34 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_T = torch.Tensor
+
+#: Functions that are flat beyond their ends -> what has their slope between these.
+_ENDS: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {
+    **dict.fromkeys(
+        (
+            *(torch.clamp, _T.clamp, torch.clip, _T.clip, F.hardtanh),
+            *(torch.clamp_min, _T.clamp_min, torch.clamp_max, _T.clamp_max),
+        ),
+        lambda x: x,
+    ),
+    F.hardsigmoid: lambda x: x / 6 + 0.5,
+}
+
+#: Functions that are flat everywhere.
+_STEPS = {
+    *(torch.round, _T.round, torch.floor, _T.floor, torch.ceil, _T.ceil),
+    *(torch.trunc, _T.trunc, torch.sign, _T.sign),
+}
 
 #: From nearly the identity to nearly the step itself.
 SHARPNESS = (1.0, 20.0)
@@ -51,6 +74,55 @@ class Rounding(nn.Module):
 def straight_through(exact: torch.Tensor, surrogate: torch.Tensor) -> torch.Tensor:
     """Return the values of ``exact`` with the gradient of ``surrogate``."""
     return exact.detach() + (surrogate - surrogate.detach())
+
+
+class Through(TorchFunctionMode):
+    """Looks for values that a module's functions hold, where gradients end.
+
+    Clipping and rounding within a net hide its gradient as well as those before it do.
+    With ``straight`` gradients go straight through them; what is written in place is
+    left alone.
+
+    Attributes
+    ----------
+    flat : bool
+        Whether there were any so far.
+    """
+
+    def __init__(self, *, straight: bool = False) -> None:
+        super().__init__()
+        self.straight, self.flat = straight, False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function, and look at what came of it."""
+        kwargs = kwargs or {}
+        exact = func(*args, **kwargs)
+        is_step = func in _STEPS
+        if not (is_step or func in _ENDS) or kwargs.get("inplace"):
+            return exact
+        given = args[0] if args else kwargs.get("input")
+        if not (isinstance(given, torch.Tensor) and exact.requires_grad):
+            return exact
+        if self.flat and not self.straight:
+            return exact
+        surrogate = given if is_step else _ENDS[func](given)
+        self.flat |= is_step or bool((exact.detach() != surrogate.detach()).any())
+        return straight_through(exact, surrogate) if self.straight else exact
+
+
+@contextmanager
+def looked_through(view: nn.Module, mode: Through) -> Iterator[None]:
+    """Let a mode see the nets within a view, and nothing of what is around them."""
+    nets = [part for part in view.modules() if hasattr(part, "through")]
+    for net in nets:
+        net.through = mode  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for net in nets:
+            net.through = None  # type: ignore[assignment]
 
 
 def evened(scores: torch.Tensor) -> torch.Tensor:

@@ -250,6 +250,36 @@ def has_scores(estimator: Any) -> bool:
     )
 
 
+def logits_of(estimator: Any) -> Callable[[Any], np.ndarray] | None:
+    """Return a function from rows to what a skorch net puts into its softmax.
+
+    None for what is no skorch net, or a Pipeline before one, and for nets with code of
+    their own on the way to an answer.
+    """
+    if not is_skorch(last_step(estimator)):
+        return None
+    from sk_advdef._torch._net_view import net_scores, output_kind
+    from sk_advdef._torch._registry import has_view
+
+    model = unfrozen(estimator)
+    net = last_step(model)
+    if not has_view(net) or output_kind(net) not in ("logits", "binary"):
+        return None
+    before = None
+    if isinstance(model, Pipeline):
+        if unfrozen(model.steps[-1][1]) is not net:  # a Pipeline within a Pipeline
+            return None
+        before = model[:-1] if len(model.steps) > 1 else None
+    n_classes = len(classes_of(net))
+
+    def logits(X: Any) -> np.ndarray:
+        rows = X if before is None else before.transform(X)
+        found = net_scores(net, np.asarray(rows, dtype=np.float32), n_classes)
+        return found.astype(np.float64)
+
+    return logits
+
+
 def class_scores(estimator: Any, X: Any) -> np.ndarray:
     """Scores of shape (n_samples, n_classes), float64; the largest is the answer.
 

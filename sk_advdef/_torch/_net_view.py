@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils import gen_batches
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from sk_advdef._torch._bpda import Through
 from sk_advdef._torch._copies import copied
 from sk_advdef._torch._known import changes_rows
 
@@ -81,6 +83,9 @@ class NetView(nn.Module):
     that stand for no class. ``threshold`` is where skorch's own ``predict`` parts two.
     """
 
+    #: what looks at the functions that the module calls, while an attack runs
+    through: Through | None = None
+
     def __init__(
         self,
         module: nn.Module,
@@ -101,8 +106,10 @@ class NetView(nn.Module):
         """Return scores of shape (n_samples, n_classes)."""
         given = as_input(self.module, x)
         if self.kind != "proba":
-            return self.scores(_first(self.module(given))).to(x.device)
-        with _SoftmaxWatch() as watch:
+            with self.through or nullcontext():
+                output = _first(self.module(given))
+            return self.scores(output).to(x.device)
+        with _SoftmaxWatch() as watch, self.through or nullcontext():
             output = _first(self.module(given))
         if output is watch.proba and watch.logits is not None:
             return watch.logits[:, : self.n_classes].to(x.device)

@@ -26,6 +26,8 @@ class Plan(NamedTuple):
     rho: float
     seed: int
     batch_size: int
+    plain: Any
+    straight: Any
 
 
 class APGD(Attack):
@@ -135,6 +137,7 @@ class APGD(Attack):
         self.space = space
 
     def _plan(self, problem: Problem) -> Plan:
+        from sk_advdef._torch._bpda import Through
         from sk_advdef.attacks._ahead import view_of
 
         loss = check_option(self, "loss", self.loss, LOSSES)
@@ -159,6 +162,8 @@ class APGD(Attack):
             self.rho,
             seed_from(self.random_state),
             batch_size,
+            Through(),
+            Through(straight=True),
         )
 
     def _search(
@@ -171,13 +176,21 @@ class APGD(Attack):
         n_queries = np.ones(len(values), dtype=np.int64)
         # with a detector on to the iterate that is wrong and least suspicious
         early_stops = (True, False) if problem.detector is None else (False,)
-        for start in range(plan.restarts * plan.targets):
+        starts = range(plan.restarts * plan.targets)
+        for start, straight in ((s, way) for way in (False, True) for s in starts):
+            if straight and not plan.plain.flat:
+                break
             left = rows[~fooled[rows]]
             for early_stop in early_stops:
                 if not len(left):
                     break
                 found, lead, passes = self._climb(
-                    problem, plan, left, start, early_stop=early_stop
+                    problem,
+                    plan,
+                    left,
+                    start,
+                    early_stop=early_stop,
+                    straight=straight,
                 )
                 n_queries[left] += passes + 1
                 confirmed = problem.is_fooled(found, left)
@@ -201,16 +214,26 @@ class APGD(Attack):
         start: int,
         *,
         early_stop: bool,
+        straight: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Climb once from a random start, batch by batch."""
         rng = np.random.default_rng([plan.seed, start])
         noise = random_in_ball(rng, problem.X.shape, problem.norm)[rows]
-        parts = [
-            self._climb_batch(
-                problem, plan, rows[batch], noise[batch], start, early_stop=early_stop
-            )
-            for batch in gen_batches(len(rows), plan.batch_size)
-        ]
+        from sk_advdef._torch._bpda import looked_through
+
+        mode = plan.straight if straight else plan.plain
+        with looked_through(plan.view, mode):
+            parts = [
+                self._climb_batch(
+                    problem,
+                    plan,
+                    rows[batch],
+                    noise[batch],
+                    start,
+                    early_stop=early_stop,
+                )
+                for batch in gen_batches(len(rows), plan.batch_size)
+            ]
         values, lead, passes = map(np.concatenate, zip(*parts, strict=True))
         return problem.settle(values, rows), lead, passes
 

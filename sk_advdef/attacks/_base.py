@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sk_advdef._torch._models import (
     class_scores,
     classes_of,
     genuine_classes_of,
+    logits_of,
     predict,
     rejection_of,
     torch_generators_kept,
@@ -99,6 +101,7 @@ class Problem:
         if rejects is not None:
             self.model, self.detector = rejects[0], unfrozen(rejects[1])
         space = space_of(attack)
+        self._asked: Any = None
         self.table = Table(X) if space is None else space._table(X)
         self.X = self.table.values
         if attack._knows == "all":
@@ -202,7 +205,7 @@ class Problem:
         if self.detector is not None and self.reject:
             return -self.detector.decision_function(given) / self.detector.scale_
         ahead = margin_of(
-            class_scores(self.model, given),
+            self._scores(given),
             self.columns[rows],
             ~self.genuine if self.reject else self.genuine,
             targeted=self.targeted,
@@ -212,6 +215,16 @@ class Problem:
         accepted = self.detector.decision_function(given) / self.detector.scale_
         # in the same units, so that the smaller of the two is worth working on
         return np.minimum(ahead, np.nextafter(accepted, np.inf))
+
+    def _scores(self, given: Any) -> np.ndarray:
+        """Return a score for each class: of a net the logits, where there are any.
+
+        The softmax of skorch is one of float32, which is exactly 0 for classes far
+        behind: asked for it, one would not know which way is up.
+        """
+        if self._asked is None:
+            self._asked = logits_of(self.model) or partial(class_scores, self.model)
+        return self._asked(given)
 
     def rows_to_resemble(self) -> np.ndarray:
         """For each row, the nearest one that is accepted and of a class wanted."""

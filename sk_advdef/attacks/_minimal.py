@@ -115,15 +115,21 @@ class MinimalAttack(Attack):
     def _search(
         self, problem: Problem, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from sk_advdef._torch._bpda import Through, looked_through
         from sk_advdef.attacks._ahead import view_of
 
         self._check(problem)
         check_number(self, "batch_size", self.batch_size, integer=True, low=1)
         search = _Found(problem)
         view, genuine = view_of(problem)
-        left = rows
-        for lead in LEADS:
-            left = self._try(search, view, genuine, left, lead)
+        plain, straight = Through(), Through(straight=True)
+        for mode in (plain, straight):
+            if mode is straight and not plain.flat:
+                break
+            left = rows[~search.fooled[rows]]
+            with looked_through(view, mode):
+                for lead in LEADS:
+                    left = self._try(search, view, genuine, left, lead)
         if problem.detector is not None and not problem.reject:
             view = as_module(problem.model)
             for lead in CONFIDENCES:

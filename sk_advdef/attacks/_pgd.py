@@ -52,8 +52,10 @@ class GradientAttack(Attack):
         n_queries = np.ones(len(values), dtype=np.int64)
         for restart in range(climb.restarts):
             noise = self._noise(problem, climb, restart)
-            for ascend in ascenders:
+            for ascend, is_needed in ascenders:
                 left = rows[~fooled[rows]]
+                if not is_needed():
+                    continue
                 for early_stop in early_stops:
                     if not len(left):
                         break
@@ -72,7 +74,8 @@ class GradientAttack(Attack):
         climb = self._climb(problem)
         noise = self._noise(problem, climb, 0)
         rows = np.arange(len(problem.X))
-        return self._ascenders(problem, climb)[0](rows, noise, False)[0]
+        ascend, _ = self._ascenders(problem, climb)[0]
+        return ascend(rows, noise, False)[0]
 
     def _noise(self, problem: Problem, climb: Climb, restart: int) -> Any:
         if not climb.random_start:
@@ -97,13 +100,19 @@ class GradientAttack(Attack):
         return [AcceptedGoal(m, class_goal, suspicion, *threshold) for m in MODES]
 
     def _ascenders(self, problem: Problem, climb: Climb) -> list[Any]:
-        """Return functions that climb for some rows, batch by batch.
+        """Return functions that climb for some rows, and whether they are needed.
 
-        One for each goal, and for views with steps in them another with soft steps.
+        One for each goal, for views with steps in them another with soft steps, and
+        another straight through what nets clip and round, where they were seen to.
         """
         import torch
 
-        from sk_advdef._torch._bpda import annealed, rounding_modules
+        from sk_advdef._torch._bpda import (
+            Through,
+            annealed,
+            looked_through,
+            rounding_modules,
+        )
         from sk_advdef.attacks import _gradient
 
         loss = check_option(self, "loss", self.loss, LOSSES)
@@ -131,8 +140,16 @@ class GradientAttack(Attack):
         seen = torch.nn.ModuleList([view])
         seen.extend([g.suspicion for g in goals[:1] if hasattr(g, "suspicion")])
 
+        plain, straight = Through(), Through(straight=True)
+
         def ascend(
-            rows: np.ndarray, noise: Any, early_stop: bool, *, goal: Any, soft: bool
+            rows: np.ndarray,
+            noise: Any,
+            early_stop: bool,
+            *,
+            goal: Any,
+            soft: bool,
+            mode: Through,
         ) -> list[np.ndarray]:
             parts = []
             for batch in gen_batches(len(rows), batch_size):
@@ -143,7 +160,7 @@ class GradientAttack(Attack):
                     drawn = torch.tensor(noise[part], dtype=start.dtype)
                     start = ball.project(start + ball.eps * drawn)
                 aims = None if not hasattr(goal, "bound") else problem.X[aimed[part]]
-                with annealed(seen):
+                with annealed(seen), looked_through(seen, mode):
                     found = _gradient.ascend(
                         view,
                         start,
@@ -160,10 +177,18 @@ class GradientAttack(Attack):
             values, rank, passes = map(np.concatenate, zip(*parts, strict=True))
             return [problem.settle(values, rows), rank, passes]
 
-        ways = (False, True) if rounding_modules(seen) else (False,)
-        return [
-            partial(ascend, goal=goal, soft=soft) for goal in goals for soft in ways
+        ways = [(False, plain)]
+        if rounding_modules(seen):
+            ways.append((True, plain))
+        climbs = [
+            (partial(ascend, goal=goal, soft=soft, mode=mode), lambda: True)
+            for goal in goals
+            for soft, mode in ways
         ]
+        for goal in goals:
+            way = partial(ascend, goal=goal, soft=False, mode=straight)
+            climbs.append((way, lambda: plain.flat))
+        return climbs
 
 
 class PGD(GradientAttack):
