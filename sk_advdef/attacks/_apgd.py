@@ -85,7 +85,9 @@ class APGD(Attack):
     third; of two classes it is the margin. "dlr-t" (and "dlr" with ``targeted=True``)
     divides by the gap to the mean of the third and the fourth; of three classes by the
     gap to the third, of two it is the margin. Of an estimator that rejects, "rejected"
-    is one more class, which does not count, and no row leaves early.
+    is one more class, which does not count, and no row leaves early. Where a net clips
+    or rounds within itself, rows that hold are attacked again straight through that, as
+    by :class:`PGD`.
 
     References
     ----------

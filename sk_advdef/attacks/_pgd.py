@@ -246,10 +246,19 @@ class PGD(GradientAttack):
     FGSM : A single step.
     RandomSearch : An attack that needs scores only.
 
+    Notes
+    -----
+    Where a net clips or rounds within itself (clamp, hardtanh, hardsigmoid, round,
+    floor, ceil, trunc, sign), its gradient ends. Rows that hold are then attacked once
+    more, with gradients that go straight through these functions [2]_; not so rows to
+    train on.
+
     References
     ----------
     .. [1] A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards Deep
        Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
+    .. [2] A. Athalye, N. Carlini, D. Wagner, "Obfuscated Gradients Give a False Sense
+       of Security", ICML 2018, arXiv:1802.00420.
 
     Examples
     --------

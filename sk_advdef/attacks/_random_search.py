@@ -26,8 +26,9 @@ class RandomSearch(Attack):
     Each query changes a shrinking random part of a row and keeps the change if the
     score of the attacker rises or stays. Images are changed in square windows (the
     Square attack [1]_), rows in random sets of features. Nothing but
-    ``decision_function`` or ``predict_proba`` is asked for, so it sees through every
-    hidden or missing gradient and works on trees.
+    ``decision_function`` or ``predict_proba`` is asked for (of a skorch net the logits,
+    which do not round to 0 as its probabilities do), so it sees through every hidden or
+    missing gradient and works on trees.
 
     Parameters
     ----------

@@ -64,12 +64,16 @@ WEAKER = {
 }
 
 
-def weaker_attack(kind: str, missed: int, n: int) -> Finding | None:
+def weaker_attack(
+    kind: str, missed: int, n: int, fell: int | None = None
+) -> Finding | None:
     """Rows that fell to a weaker attack, and not to PGD with either loss.
 
-    ``kind`` is a key of ``WEAKER``.
+    ``kind`` is a key of ``WEAKER``, ``fell`` how many rows PGD took. Where it took
+    fewer than were left to the weaker one, these count however many rows hold.
     """
-    if not is_many(missed, n):
+    more = fell is not None and missed >= FEWEST_MISSED and missed > fell
+    if not (more or is_many(missed, n)):
         return None
     weaker = WEAKER[kind]
     return Finding(

@@ -332,7 +332,7 @@ class _Work:
         found = []
         if s.view is not None:
             found = [
-                compare.weaker_attack(kind, int(fell.sum()), n)
+                compare.weaker_attack(kind, int(fell.sum()), n, n - len(left))
                 for kind, fell in taken.items()
             ]
             longer = PGD(s.eps, steps=LONG, loss="margin", **settings)

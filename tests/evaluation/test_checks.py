@@ -51,7 +51,10 @@ FLAGGED = {
     "single_step_beats_iterative": [
         (compare.weaker_attack, ("single step", 10, 200), "severe")
     ],
-    "queries_beat_gradient": [(compare.weaker_attack, ("queries", 3, 20), "severe")],
+    "queries_beat_gradient": [
+        (compare.weaker_attack, ("queries", 3, 20), "severe"),
+        (compare.weaker_attack, ("queries", 4, 200, 3), "severe"),
+    ],
     "transfer_beats_gradient": [
         (compare.weaker_attack, ("transfer", 10, 200), "severe")
     ],
@@ -79,6 +82,8 @@ FINE = [
     (compare.falls_with_eps, ({0.5: 0.5, 1.0: 0.4, 2.0: 0.44}, 200)),
     (compare.falls_to_chance, (19, 200)),
     (compare.weaker_attack, ("queries", 2, 20)),
+    (compare.weaker_attack, ("queries", 4, 200, 4)),
+    (compare.weaker_attack, ("queries", 2, 200, 0)),
 ]
 
 
