@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PACKAGES = ("numpy", "scikit-learn", "skorch", "torch")
 
+#: Cores that others may use while a unit's minutes still count.
+MOST_OTHERS = 0.25
+
 Unit = dict[str, Any]
 
 
@@ -222,6 +225,11 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 def had_all_cores(one: Unit) -> bool:
     """Whether torch had a thread for each core while a unit ran."""
     return one["machine"]["torch_threads"] >= one["machine"]["cores"]
+
+
+def was_alone(one: Unit) -> bool:
+    """Whether others left the cores to a unit, so that its minutes say something."""
+    return (one["machine"].get("others") or 0.0) <= MOST_OTHERS
 
 
 def markdown(head: list[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -23,7 +23,8 @@ uncertain. That suits MNIST, whose pixels are mostly black or white, and little 
 
 Three seeds a setting; the certified share comes with the 95 % interval of the mean over
 seeds (Student's t). Minutes are those of training on all cores: nets that were trained
-on fewer do not count for them (the facts name the threads of each).
+on fewer, or while others used more than a quarter of a core, do not count for them (the
+facts name the threads of each, and the cores that others used).
 """
 
 import time
@@ -40,7 +41,14 @@ from torch import nn
 
 from benchmarks import _others
 from benchmarks._certified_nets import EPS, BoundedNet, steps_down, straightened
-from benchmarks._harness import Unit, arguments, had_all_cores, markdown, unit
+from benchmarks._harness import (
+    Unit,
+    arguments,
+    had_all_cores,
+    markdown,
+    unit,
+    was_alone,
+)
 from benchmarks._kept import fingerprint, keep, kept
 from benchmarks._pictures import pictures
 from sk_advdef import (
@@ -279,7 +287,7 @@ def _suites(suites: list[Unit], units: list[Unit]) -> str:
         timed = [
             nets[key]["figures"]["minutes"]
             for key in (f"{name}-{seed}" for seed in SEEDS)
-            if key in nets and had_all_cores(nets[key])
+            if key in nets and had_all_cores(nets[key]) and was_alone(nets[key])
         ]
         met = low >= wanted and timed and max(timed) <= minutes
         told = "not timed" if not timed else f"at most {max(timed):.1f} minutes"
@@ -299,7 +307,7 @@ def _line(name: str, units: list[Unit]) -> list[str]:
     low, high = interval([one["figures"]["certified"] for one in units])
     net = "/".join(map(str, params["width"])) + " with a ramp" * params["ramp"]
     gap = mean("attacked") - mean("certified_of_attacked")
-    timed = [one for one in units if had_all_cores(one)]
+    timed = [one for one in units if had_all_cores(one) and was_alone(one)]
     minutes = np.mean([one["figures"]["minutes"] for one in timed]) if timed else None
     seeds = str(len(units))
     if len(timed) < len(units):

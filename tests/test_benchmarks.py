@@ -439,6 +439,10 @@ def test_certified_holds_the_interval_against_the_target():
     line = bench_certified.table([*met[:2], on_one]).splitlines()[2]
     assert "| 3, 2 timed | 12.0 |" in line and line.endswith("met |")
     assert "| ? |" in bench_certified.table([on_one])
+    beside = unit(2, 0.892)
+    beside["machine"]["others"] = 0.5
+    line = bench_certified.table([*met[:2], beside]).splitlines()[2]
+    assert "| 3, 2 timed | 12.0 |" in line
 
 
 def test_certified_holds_what_the_suite_left_against_its_target():
