@@ -109,7 +109,11 @@ class Through(TorchFunctionMode):
             return exact
         surrogate = given if is_step else _ENDS[func](given)
         self.flat |= is_step or bool((exact.detach() != surrogate.detach()).any())
-        return straight_through(exact, surrogate) if self.straight else exact
+        if not self.straight:
+            return exact
+        # infinities have no difference
+        passed = straight_through(exact, surrogate)
+        return torch.where(surrogate.isfinite(), passed, exact)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import sys
 import types
 from collections import deque
@@ -22,6 +23,12 @@ from sk_advdef._torch._models import is_skorch
 from sk_advdef._torch._own_code import feed_class, feed_function, is_own
 from sk_advdef._validation import invalid
 from sk_advdef._version import __version__
+
+#: What is raised by values that are no data.
+_UNREADABLE = (
+    *(AttributeError, NotImplementedError, OSError, RecursionError, RuntimeError),
+    *(TypeError, ValueError, pickle.PicklingError),
+)
 
 #: What changes no result.
 _NO_MATTER = {"memory", "n_jobs", "verbose"}
@@ -77,13 +84,21 @@ def fingerprint(*values: Any) -> str:
     seen = _Seen()
     try:
         _feed(digest.update, values, seen)
-        while seen.later:
-            _feed(digest.update, seen.later.popleft(), seen)
-    except RecursionError as error:
+    except _UNREADABLE as error:
+        if "memory=None" in str(error):
+            raise
         raise TypeError(
-            "What memory= is to know it by holds itself or too much within each other. "
-            "Use memory=None."
+            "Something that memory= is to know a result by cannot be read "
+            f"({type(error).__name__}: {error}). Use memory=None."
         ) from error
+    while seen.later:
+        value, parts = seen.later.popleft(), list[Any]()
+        try:
+            _feed(parts.append, value, seen)
+        except _UNREADABLE:  # such as a lock, in what a function only reads
+            parts = [type(value).__qualname__.encode()]
+        for part in parts:
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -122,7 +137,11 @@ def _feed(put: Callable[[Any], None], value: Any, seen: _Seen) -> None:
     elif isinstance(value, (dict, types.MappingProxyType)):
         _feed_dict(feed, dict(value))
     elif isinstance(value, (set, frozenset)):
-        feed(sorted(fingerprint(item) for item in value))
+        # what has a name may read the set that it is in
+        named = [v for v in value if isinstance(v, (type, types.FunctionType))]
+        feed(sorted(fingerprint(v) for v in value if v not in named))
+        for item in sorted(named, key=lambda v: (v.__module__ or "", v.__qualname__)):
+            feed(item)
     elif hasattr(value, "columns") and hasattr(value, "to_numpy"):
         for name in value.columns:
             feed(name)

@@ -76,15 +76,15 @@ def classes_of(estimator: Any) -> np.ndarray:
 def check_frozen_fitted(estimator: Any) -> None:
     """Raise NotFittedError where a frozen model was never fitted.
 
-    Models of other packages need not tell it by their attributes: they are asked for
-    ``classes_`` too.
+    Only models that tell it by their attributes are looked at.
     """
-    model, last = unfrozen(estimator), last_step(estimator)
-    # the weights of a net may have been loaded and not learned
-    if hasattr(last, "classes_") or getattr(last, "initialized_", False):
-        return
+    last = last_step(estimator)
     if not is_skorch(last):
-        check_is_fitted(model)
+        if type(last).__module__.partition(".")[0] in ("sklearn", "sk_advdef"):
+            check_is_fitted(last)
+        return
+    # the weights of a net may have been loaded and not learned
+    if last.initialized_:
         return
     raise NotFittedError(
         f"This {type(last).__name__} instance is not fitted yet. Call 'fit' with "

@@ -6,17 +6,19 @@ classes above and of functions that are called, and it changes with comments.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import io
+import logging
 import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 #: Packages whose classes are told by name and version alone.
 _KNOWN = ("builtins", "numpy", "scipy", "sk_advdef", "sklearn", "skorch", "torch")
@@ -30,11 +32,10 @@ _NO_CODE = {
     *("__qualname__", "__slotnames__", "__static_attributes__", "__weakref__"),
 }
 
-#: What is told by its value where a function reads it by name or a class holds it.
-_VALUES = (
-    *(type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set),
-    *(frozenset, np.ndarray, np.generic, np.ufunc, functools.partial, BaseEstimator),
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, type),
+#: What changes by being used, and sets no result or a random one.
+_RESTLESS = (
+    *(types.ModuleType, np.random.RandomState, np.random.Generator, io.IOBase),
+    *(logging.Logger, logging.Handler, logging.LoggerAdapter),
 )
 
 Feed = Callable[[Any], None]
@@ -88,6 +89,8 @@ def _feed_attribute(feed: Feed, later: Feed, value: Any) -> None:
         feed(["property", value.func])
     elif isinstance(value, functools.partialmethod):
         feed(["partial", value.func, value.args, value.keywords])
+    elif isinstance(value, functools.singledispatchmethod):
+        feed(["dispatched", value.dispatcher])
     elif isinstance(value, types.FunctionType):
         feed(value)
     elif not inspect.isdatadescriptor(value) and _counts(value):
@@ -102,6 +105,11 @@ def feed_function(feed: Feed, later: Feed, function: types.FunctionType) -> None
     code = function.__code__
     feed([function.__module__, function.__qualname__, _plain(code)])
     feed([function.__defaults__, function.__kwdefaults__])
+    registry = getattr(function, "registry", None)
+    if isinstance(registry, types.MappingProxyType):  # of singledispatch
+        for kind, chosen in sorted(registry.items(), key=lambda item: repr(item[0])):
+            feed([repr(kind), chosen])
+        return
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         feed(name)
         try:
@@ -109,27 +117,37 @@ def feed_function(feed: Feed, later: Feed, function: types.FunctionType) -> None
         except ValueError:
             feed("not set yet")
     if is_own(function.__module__):
-        _feed_read(feed, later, function.__globals__, frozenset(_names(code)), [])
+        names = _names(code)
+        for module in sorted(names.modules & sys.modules.keys()):
+            _feed_module(feed, later, sys.modules[module], names, [])
+        _feed_read(feed, later, function.__globals__, names.reads, names, [])
 
 
 def _feed_read(
     feed: Feed,
     later: Feed,
     namespace: dict[str, Any],
-    names: frozenset[str],
+    wanted: set[str],
+    names: Names,
     modules: list[Any],
 ) -> None:
-    """Tell what a function may read by names, in modules of the user's too."""
-    for name in sorted(names & namespace.keys()):
+    """Tell what a function reads by its names, in modules of the user's too."""
+    for name in sorted(wanted & namespace.keys()):
         value = namespace[name]
         if isinstance(value, types.ModuleType):
-            if is_own(value.__name__) and value not in modules:
-                feed([name, value.__name__])
-                inner = [*modules, value]
-                _feed_read(feed, later, vars(value), names, inner)
+            _feed_module(feed, later, value, names, modules)
         elif _counts(value):
             feed(name)
             later(value)
+
+
+def _feed_module(
+    feed: Feed, later: Feed, module: Any, names: Names, modules: list[Any]
+) -> None:
+    if is_own(module.__name__) and module not in modules:
+        feed(module.__name__)
+        inner = [*modules, module]
+        _feed_read(feed, later, vars(module), names.attributes, names, inner)
 
 
 def _plain(constant: Any) -> Any:
@@ -142,16 +160,37 @@ def _plain(constant: Any) -> Any:
     return [*told, *map(_plain, code.co_consts)]
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+class Names(NamedTuple):
+    """What code reads: by global names, as attributes, and modules that it imports."""
+
+    reads: set[str]
+    attributes: set[str]
+    modules: set[str]
+
+
+def _names(code: types.CodeType) -> Names:
+    by_kind: dict[str, set[str]] = {}
+    for step in _instructions(code):
+        by_kind.setdefault(step.opname, set()).add(str(step.argval))
+
+    def of(*kinds: str) -> set[str]:
+        return set().union(*(by_kind.get(kind, ()) for kind in kinds))
+
+    # what a function sets itself, such as a counter, is no part of what it does
+    reads = of("LOAD_GLOBAL", "LOAD_NAME") - of("STORE_GLOBAL")
+    attributes = of("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
+    return Names(reads, attributes, of("IMPORT_NAME"))
+
+
+def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from _instructions(constant)
 
 
 def _counts(value: Any) -> bool:
     torch = sys.modules.get("torch")
-    of_torch = () if torch is None else (torch.Tensor, torch.nn.Module)
-    if isinstance(value, (*_VALUES, *of_torch)):
-        return True
-    return is_own(type(value).__module__)
+    if torch is not None and isinstance(value, torch.Generator):
+        return False
+    return not isinstance(value, _RESTLESS)

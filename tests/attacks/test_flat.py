@@ -23,6 +23,7 @@ from sk_advdef import (
     SigmaZero,
     robust_accuracy_score,
 )
+from sk_advdef._torch._bpda import Through
 from sk_advdef._torch._models import class_scores, logits_of
 
 WIDTH, EPS = 12, 0.45
@@ -120,6 +121,18 @@ def test_what_is_not_flat_costs_nothing_more():
     once = counts.pop("smooth")
     assert counts.pop("flat") == {2 * n - 1 for n in once}
     assert all(count == once for count in counts.values())
+
+
+def test_what_goes_through_keeps_its_values():
+    """Infinities have no difference, and a sign of NaN is 0."""
+    given = torch.tensor([-np.inf, -2.0, -0.3, 0.0, 0.3, 2.0, np.inf, np.nan])
+    for first in (*FIRST.values(), torch.sign, torch.trunc, torch.ceil):
+        with Through(straight=True) as mode:
+            found = first(given.clone().requires_grad_())
+        torch.testing.assert_close(
+            found.detach(), first(given), rtol=0, atol=0, equal_nan=True
+        )
+        assert mode.flat
 
 
 def test_training_rows_are_made_by_the_gradient_as_it_is():

@@ -4,6 +4,7 @@ import ctypes
 import pickle
 import random
 import sys
+import threading
 import tracemalloc
 import warnings
 
@@ -312,6 +313,44 @@ EDITS = {
         " def transform(self, X): return X + 1\nv = A()",
         *("+ 1", "+ 2"),
     ),
+    "what is cached, by name": (
+        "from functools import lru_cache\n@lru_cache\ndef g(x): return x + 1\n"
+        "def f(x): return g(x)\nv = f",
+        *("+ 1", "+ 2"),
+    ),
+    "what is dispatched": (
+        "from functools import singledispatch\n@singledispatch\n"
+        "def g(x): return x + 1\ndef f(x): return g(x)\nv = f",
+        *("+ 1", "+ 2"),
+    ),
+    "a method that is dispatched": (
+        "from functools import singledispatchmethod\nclass A:\n"
+        " @singledispatchmethod\n def f(self, x): return x + 1\nv = A",
+        *("+ 1", "+ 2"),
+    ),
+    "settings": (
+        "from types import SimpleNamespace\nK = SimpleNamespace(k=1)\n"
+        "def f(x): return x + K.k\nv = f",
+        *("k=1", "k=2"),
+    ),
+    "a path": (
+        "from pathlib import Path\nK = Path('a')\ndef f(x): return K\nv = f",
+        *("('a')", "('b')"),
+    ),
+    "a dtype": (
+        "import torch\nK = torch.float32\ndef f(x): return x.to(K)\nv = f",
+        *("float32", "float64"),
+    ),
+    "a frame": (
+        "import pandas as pd\nK = pd.DataFrame({'a': [1]})\ndef f(x): return K\nv = f",
+        *("[1]", "[2]"),
+    ),
+    "what is imported within": (
+        "import sys, types\nm = types.ModuleType('own_within')\n"
+        "sys.modules['own_within'] = m\nexec('def g(x): return x + 1', vars(m))\n"
+        "def f(x):\n from own_within import g\n return g(x)\nv = f",
+        *("x + 1", "x + 2"),
+    ),
     "what calls itself": (
         "def f(x): return f(x - 1) if x else g(x)\ndef g(x): return f(1)\nv = f",
         *("x - 1", "x - 2"),
@@ -334,6 +373,77 @@ def test_fingerprints_see_edits_of_what_was_typed(name):
     assert told(text) != told(text.replace(old, new))
 
 
+#: What may lie about where a function is typed, and tells nothing of what it does.
+BESIDE = {
+    "a name of an attribute": (
+        "class A:\n def f(self, x): return x.score(1)\nv = A()",
+        "score = 5",
+    ),
+    "a counter": (
+        "N = 0\ndef f(x):\n global N\n N += 1\n return x\nv = f",
+        "f(1)",
+    ),
+    "a call that was dispatched": (
+        "from functools import singledispatch\n@singledispatch\n"
+        "def g(x): return x\ndef f(x): return g(x)\nv = f",
+        "f(1)",
+    ),
+    "a call that was cached": (
+        "from functools import lru_cache\n@lru_cache\ndef g(x): return x\n"
+        "def f(x): return g(x)\nv = f",
+        "f(1)",
+    ),
+    "random numbers": (
+        "import numpy as np\nr = np.random.default_rng(0)\n"
+        "def f(x): return r.normal()\nv = f",
+        "f(1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_fingerprints_do_not_change_by_what_lies_beside(name):
+    text, more = BESIDE[name]
+    namespace = {"__name__": "__main__"}
+    exec(text, namespace)
+    first = fingerprint(namespace["v"])
+    exec(more, namespace)
+    assert fingerprint(namespace["v"]) == first
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "threading.Lock()",
+        "{'lock': threading.Lock()}",
+        "[i for i in range(3)].__iter__()",
+        "(i for i in range(3))",
+        "{'db': sqlite3.connect(':memory:')}",
+        "{'np': np}",
+        "weakref.WeakValueDictionary()",
+        "torch.eye(2).to_sparse()",
+        "__import__('io').StringIO()",
+        "logging.getLogger('any')",
+    ],
+)
+@pytest.mark.parametrize("where", ["read by name", "of a class"])
+def test_what_cannot_be_told_is_no_obstacle_to_what_only_reads_it(held, where):
+    namespace = {"__name__": "__main__"}
+    exec(
+        "import logging, sqlite3, threading, weakref\nimport numpy as np, torch\n"
+        f"K = {held}\ndef f(x): return K\nclass A:\n K = K",
+        namespace,
+    )
+    told = namespace["f" if where == "read by name" else "A"]
+    assert fingerprint(told) == fingerprint(told)
+
+
+def test_what_cannot_be_told_is_refused_where_it_is_given():
+    for value in (threading.Lock(), torch.eye(2).to_sparse()):
+        with pytest.raises(TypeError, match=r"cannot be read.*Use memory=None"):
+            fingerprint([value])
+
+
 def test_fingerprints_of_long_chains_and_of_what_holds_itself():
     lines = ["def f0(x): return x"]
     lines += [f"def f{i}(x): return f{i - 1}(x)" for i in range(1, 2000)]
@@ -343,8 +453,15 @@ def test_fingerprints_of_long_chains_and_of_what_holds_itself():
     exec("def f0(x): return -x", namespace)
     assert fingerprint(namespace["f1999"]) != first
     exec("def f(x): return x in KNOWN\nKNOWN = {f}", namespace)
-    with pytest.raises(TypeError, match=r"holds itself.*Use memory=None"):
-        fingerprint(namespace["f"])
+    assert fingerprint(namespace["f"]) == fingerprint(namespace["f"])
+    told = fingerprint(namespace["KNOWN"])
+    exec("def f(x): return x not in KNOWN\nKNOWN = {f}", namespace)
+    assert fingerprint(namespace["KNOWN"]) != told
+    within: list = []
+    for _ in range(10_000):
+        within = [within]
+    with pytest.raises(TypeError, match=r"cannot be read.*Use memory=None"):
+        fingerprint(within)
 
 
 def test_an_edited_class_is_asked_anew(tmp_path, monkeypatch):
