@@ -218,7 +218,7 @@ BROKEN = {
     ),
     "one_bit_inside": (
         lambda: trained(undefended(OneBitInput)),
-        {"zero_gradient", "queries_beat_gradient", "holds_at_any_eps"},
+        {"zero_gradient"},
     ),
     "k_winners": (lambda: trained(undefended(KWinners)), set()),
     "dropout_left_on": (
@@ -227,7 +227,7 @@ BROKEN = {
     ),
     "signed_logits": (
         lambda: trained(undefended(SignedLogits)),
-        {"zero_gradient", "queries_beat_gradient", "transfer_beats_gradient"},
+        {"zero_gradient"},
     ),
     "random_resize": (lambda: trained(undefended(RandomResize)), {"outputs_change"}),
     "near_rows_only": (
