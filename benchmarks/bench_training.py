@@ -3,7 +3,8 @@
 - *MNIST, Linf 0.3*: nets of two convolutions of stride 2. "short" is for about 10
   minutes on two cores, three seeds; "long" takes more epochs and more steps, one seed,
   and overfits, so that it was left; "shifted" is "short" on images that are moved by up
-  to a pixel. Nets trained by bounds hold more: see `certified`. Judged by pyautoattack
+  to a pixel. Nets trained by bounds hold more, with a layer that clips pixels before
+  them: see `certified`. Judged by pyautoattack
   on all 10,000 test rows: APGD-CE, targeted APGD, and Square with 5,000 queries on what
   still holds; and by the standard suite (with FAB) on 1,000. The attacker knows
   everything. The budget is also told in epochs of plain training of the same net, timed

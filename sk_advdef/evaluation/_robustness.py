@@ -58,13 +58,14 @@ def evaluate_robustness(
 ) -> RobustnessReport:
     """Attack a fitted estimator by everything at hand, and report.
 
-    By default: noise of the same size; rows made on an undefended baseline; PGD and
-    APGD through the whole estimator where it has a differentiable view, and where it
-    rejects by dropout, PGD through fresh masks too; RandomSearch where there are
-    scores, and HopSkipJump where there are none, or no view; and TreeExact for trees.
-    Every attack is run on every row that is right, and the worst case is taken row by
-    row. What a CertifiedClassifier can prove of the rows is reported beside it. Of a
-    fitted search the estimator that it has chosen is attacked.
+    By default: noise of the same size; rows made on an undefended baseline; PGD, and
+    APGD where nothing is rejected, through the whole estimator where it has a
+    differentiable view, and where it rejects by dropout, PGD through fresh masks too;
+    RandomSearch where there are scores, and HopSkipJump where there are none, or no
+    view; and TreeExact for trees. Every attack is run on every row that is right, and
+    the worst case is taken row by row. What a CertifiedClassifier can prove of the rows
+    is reported beside it. Of a fitted search the estimator that it has chosen is
+    attacked.
 
     Parameters
     ----------

@@ -106,6 +106,10 @@ def default_trials(
                 )
                 for loss in ("ce", "dlr")
             ]
+        else:
+            not_tried.append(
+                "APGD: it is not run on what rejects unless it is given as an attack."
+            )
         if sampling_detector(estimator) is not None:
             other = PGD(eps, loss="margin", masks="fresh", **common)
             trials.append(Trial("PGD, fresh masks", "all but masks", other, estimator))

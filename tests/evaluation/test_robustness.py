@@ -611,6 +611,7 @@ def test_what_rejects(guarded, global_generators):
         attack.run(guarded, rows[right], labels[right]).fooled.mean()
     )
     assert "pushed into rejection within: 0.25 eps: " in str(report)
+    assert any(text.startswith("APGD: ") for text in report.not_tried)
     smallest = report.rejection["smallest change (L2) that gets a right row rejected"]
     found = DDN(goal="reject", bounds=None).run(guarded, rows[right], labels[right])
     lengths = np.sort(np.where(found.fooled, found.distortion, np.inf))
