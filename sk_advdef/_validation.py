@@ -24,6 +24,11 @@ def name_of(owner: object) -> str:
     return owner if isinstance(owner, str) else type(owner).__name__
 
 
+def shortened(text: str, length: int = 70) -> str:
+    """Cut a long text, and say so."""
+    return text if len(text) <= length else f"{text[: length - 4]} ..."
+
+
 def invalid(owner: object, name: str, allowed: str, got: object) -> Exception:
     """Word the error for a parameter, in the one form that all of ours have."""
     return InvalidParameterError(

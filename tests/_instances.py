@@ -282,7 +282,10 @@ INSTANCES = [
     ),
     Instance(
         AdversariallyAugmentedClassifier(
-            linear, attack=attack, adversarial_label=99, random_state=0
+            linear,
+            attack=clone(attack).set_params(eps=1.0),  # which moves whole numbers too
+            adversarial_label=99,
+            random_state=0,
         ),
         {"attack__steps": [1, 3]},
         expected_failures=OWN_CLASS,

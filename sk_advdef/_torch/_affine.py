@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._blocks import Affine, TwoColumns
+from sk_advdef._torch._bounds import TIE
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._transformer_views import Scale, Select
@@ -37,12 +38,14 @@ def rounding_of(
 ) -> np.ndarray:
     """Largest error by rounding of each score of an affine view, anywhere in boxes.
 
-    The width of the bounds is that of the map and that of rounding, added up.
+    The width of the bounds is that of the map and that of rounding, added up. What a
+    softmax may round to a tie counts as an error too.
     """
     kind = kind_of(dtype)
     ends = [torch.tensor(end) for end in (lower, upper)]
-    widths = [
-        view(Interval(*ends, dtype=kind, unit=unit, raw=True)).radius
+    rounded, exact = (
+        view(Interval(*ends, dtype=kind, unit=unit, raw=True))
         for unit in (unit_of(kind, torch.device("cpu")), 0.0)
-    ]
-    return (widths[0] - widths[1]).clamp_min(0).numpy()
+    )
+    tie = TIE * rounded.unit * (1 + rounded.magnitude.amax(dim=1, keepdim=True))
+    return ((rounded.radius - exact.radius).clamp_min(0) + tie).numpy()

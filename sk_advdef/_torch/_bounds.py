@@ -26,7 +26,7 @@ from sk_advdef._torch._interval import (
 )
 from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._kernel_views import OneVersusOne
-from sk_advdef._torch._net_view import NetView, frozen
+from sk_advdef._torch._net_view import NetView, dtype_of, frozen
 from sk_advdef._torch._registry import build
 
 #: Rows that are bounded together.
@@ -151,6 +151,20 @@ def bounded_view(estimator: Any) -> nn.Module:
     return frozen(decision_of(view))
 
 
+def dtypes_within(view: nn.Module, dtype: np.dtype) -> list[np.dtype]:
+    """Return dtypes of rows that a certificate has to hold for, given rows of one.
+
+    What lies in a ball may come as another kind of number, and transformers compute in
+    the kind that they get; nets get rows in one kind whatever they are.
+    """
+    if isinstance(view, NetView) and dtype != np.float16:
+        wide = dtype_of(view.module, torch.empty(0)) == torch.float64
+        if view.narrowed or not wide:
+            return [np.dtype(np.float32)]
+    kinds = [np.dtype(kind) for kind in (dtype, np.float32, np.float64)]
+    return list(dict.fromkeys(kinds))
+
+
 def certified_margins(
     view: nn.Module,
     lower: np.ndarray,
@@ -164,10 +178,29 @@ def certified_margins(
     The bounds hold for the view as it is computed, in any order of summation: they are
     taken in float64, and every step widens them by the largest error that the view's
     own rounding can make. ``lower`` and ``upper`` are float64 arrays of the boxes'
-    ends, ``dtype`` is that of the rows. Returns float64, shape (n_samples,).
+    ends, ``dtype`` is that of the rows; what lies in a box may come as float32 and as
+    float64 all the same. Returns float64, shape (n_samples,).
     """
+    found = np.min(
+        [
+            _margins_of(view, lower, upper, columns, kind_of(kind), first=not i)
+            for i, kind in enumerate(dtypes_within(view, dtype))
+        ],
+        axis=0,
+    )
+    return np.where(np.isnan(found), -np.inf, found)  # of which nothing is known
+
+
+def _margins_of(
+    view: nn.Module,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    columns: np.ndarray,
+    kind: torch.dtype,
+    *,
+    first: bool,
+) -> np.ndarray:
     margins = []
-    kind = kind_of(dtype)
     with torch.no_grad():
         for rows in gen_batches(len(lower), ROWS_AT_A_TIME):
             ends = [
@@ -176,13 +209,13 @@ def certified_margins(
             unit = unit_of(kind, torch.device("cpu"))
             box = Interval(*ends, dtype=kind, unit=unit, raw=True)
             scores = propagate(view, box)
-            if rows.start == 0:
+            if first and rows.start == 0:
                 _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
             own = torch.tensor(columns[rows], device=scores.lower.device)
             margins.append(_certain(scores, own).cpu().numpy())
-            _refuse_company(view, box, scores)
-    found = np.concatenate(margins) if margins else np.zeros(0)
-    return np.where(np.isnan(found), -np.inf, found)  # of which nothing is known
+            if first:
+                _refuse_company(view, box, scores)
+    return np.concatenate(margins) if margins else np.zeros(0)
 
 
 def _refuse_company(view: nn.Module, box: Interval, scores: Interval) -> None:

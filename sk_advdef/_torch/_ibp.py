@@ -16,6 +16,7 @@ from sk_advdef._torch._bounds import propagate, worst_margins
 from sk_advdef._torch._criteria import ScoreLoss
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_layers import needs_points
+from sk_advdef._torch._net import LiveModel
 from sk_advdef._torch._net_view import output_kind, view_of_net
 
 #: What the regularizers ask for: bounds at most 1 / 0.5 times as wide as at the input,
@@ -93,8 +94,8 @@ class BoundedSteps:
     ----------
     net : skorch net
         The net, initialized.
-    before : nn.Module
-        What rows go through before the net.
+    live : LiveModel
+        The net with what rows go through before it.
     n_classes : int
         Number of classes.
     eps : float or array
@@ -112,7 +113,7 @@ class BoundedSteps:
     def __init__(
         self,
         net: Any,
-        before: nn.Module,
+        live: LiveModel,
         n_classes: int,
         *,
         eps: Any,
@@ -121,7 +122,7 @@ class BoundedSteps:
         clean_weight: float,
         regularization: float,
     ) -> None:
-        self.net, self.before, self.ramp = net, before, ramp
+        self.net, self.live, self.ramp = net, live, ramp
         self.kind = output_kind(net)
         self.loss = None if self.kind == "logits" else ScoreLoss(net)
         self.view = view_of_net(net, n_classes, live=True)
@@ -135,7 +136,7 @@ class BoundedSteps:
         self._penalty: Any = 0.0
 
     def _tensor(self, value: Any) -> torch.Tensor:
-        return torch.as_tensor(value, dtype=torch.float32, device=self.net.device)
+        return torch.as_tensor(value, dtype=torch.float64, device=self.net.device)
 
     def hooks(self) -> dict[str, Any]:
         """Return the methods of the net to put functions around."""
@@ -145,6 +146,7 @@ class BoundedSteps:
     def _on_epoch_begin(self, original: Any, *args: Any, **params: Any) -> Any:
         # which a checkpoint may have brought
         self.epoch, self.batch = len(self.net.history), 0
+        self.live.renew()
         return original(*args, **params)
 
     def _get_iterator(self, original: Any, dataset: Any, training: bool = False) -> Any:
@@ -162,8 +164,8 @@ class BoundedSteps:
 
     def _infer(self, original: Any, x: Any, **params: Any) -> Any:
         if not self.net.module_.training:
-            return original(self.before(x), **params)
-        rows = to_tensor(x, device=self.net.device).float()
+            return original(self.live.inputs(x), **params)
+        rows = to_tensor(x, device=self.net.device)
         scores = self._bounded(rows)
         self._scores = scores
         known = scores.center if scores.point is None else scores.point
@@ -171,15 +173,16 @@ class BoundedSteps:
 
     def _bounded(self, rows: torch.Tensor) -> Interval:
         trace: Trace = []
-        radius = self.eps * self.share
+        radius, low, high = (v.to(rows.dtype) for v in (self.eps, self.low, self.high))
+        radius = radius * self.share
         box = Interval(
-            torch.maximum(rows - radius, self.low),
-            torch.minimum(rows + radius, self.high),
+            torch.maximum(rows - radius, low),
+            torch.minimum(rows + radius, high),
             dtype=rows.dtype,
             point=rows if self.points else None,
             seen=trace,
         )
-        box = propagate(self.before, box)
+        box = propagate(self.live.before, box)
         scores = propagate(self.view, box)
         weight = self.regularization * (1 - self.share)
         self._penalty = 0.0

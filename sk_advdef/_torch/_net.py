@@ -21,6 +21,7 @@ from torch import nn
 from sk_advdef._base import Stamped
 from sk_advdef._torch._models import is_net, is_skorch, unfrozen, with_gradients
 from sk_advdef._torch._net_view import (
+    as_input,
     check_output,
     check_rows,
     frozen,
@@ -267,11 +268,20 @@ def fit_adapted(
     return pipeline
 
 
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """Return the plain values that a module holds beside its tensors."""
+    return {
+        name: value
+        for name, value in vars(part).items()
+        if name != "training" and isinstance(value, (int, float, str, tuple))
+    }
+
+
 class LiveModel:
     """A net in training, as attacks see it: raw rows in, positions of classes out.
 
-    Its weights are those of the net at any moment; dropout is off and BatchNorm only
-    reads its statistics.
+    Its weights are those of the net at any moment, and so is what else its modules
+    hold; dropout is off and BatchNorm only reads its statistics.
     """
 
     def __init__(
@@ -283,14 +293,30 @@ class LiveModel:
         steps = [build(step, "transform") for step in before]
         self.before = nn.Sequential(*steps).eval().requires_grad_(False)
         self._view: Any = None
-        self._weights: list[int] = []
+        self._known: list[Any] = []
+
+    def as_rows(self, X: Any) -> np.ndarray:
+        """Return rows in a dtype that loses nothing before the net gets them."""
+        X = np.asarray(X)
+        kept = len(self.before) and X.dtype != np.float16
+        kind = np.result_type(X.dtype, np.float32) if kept else np.float32
+        return X.astype(kind, copy=False)
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the module gets of raw rows."""
+        return as_input(self.net.module_, self.before(x).to(torch.float32))
+
+    def renew(self) -> None:
+        """Take over what cannot be seen to have changed."""
+        self._view = None
 
     def _as_module(self) -> nn.Module:
         module = self.net.module_
-        weights = [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
         # some optimizers put new tensors in the place of the old
-        if self._view is None or self._weights != weights:
-            self._weights = weights
+        known = [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
+        known += [_settings(part) for part in module.modules()]
+        if self._view is None or self._known != known:
+            self._known = known
             net_view = view_of_net(self.net, len(self.classes_), live=True)
             # a copy in eval mode that shares the weights: the module itself is training
             self._view = frozen(nn.Sequential(self.before, net_view))
@@ -303,7 +329,7 @@ class LiveModel:
         """Return class probabilities under the weights of this moment."""
         view = self._as_module()
         with torch.inference_mode():
-            scores = view(torch.tensor(np.asarray(X, dtype=np.float32)))
+            scores = view(torch.tensor(self.as_rows(X)))
         return softmax(scores.cpu().numpy().astype(np.float64), axis=1)
 
     def predict(self, X: Any) -> np.ndarray:

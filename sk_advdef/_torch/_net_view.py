@@ -81,6 +81,8 @@ class NetView(nn.Module):
 
     The scores' softmax is the probability of each class. ``n_classes`` cuts columns
     that stand for no class. ``threshold`` is where skorch's own ``predict`` parts two.
+    ``narrowed`` says that rows become float32 before a module of float64 gets them, as
+    our estimators give them.
     """
 
     #: what looks at the functions that the module calls, while an attack runs
@@ -94,9 +96,12 @@ class NetView(nn.Module):
         n_classes: int | None = None,
         nonlinearity: Callable[..., Any] | None = None,
         threshold: float = 0.5,
+        narrowed: bool = True,
     ) -> None:
         super().__init__()
         self.module = module
+        wide = dtype_of(module, torch.empty(0)) == torch.float64
+        self.narrowed = narrowed and wide
         self.threshold = threshold
         self.kind = kind
         self.n_classes = n_classes
@@ -104,7 +109,7 @@ class NetView(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores of shape (n_samples, n_classes)."""
-        given = as_input(self.module, x)
+        given = as_input(self.module, x.to(torch.float32) if self.narrowed else x)
         if self.kind != "proba":
             with self.through or nullcontext():
                 output = _first(self.module(given))
@@ -131,11 +136,15 @@ class NetView(nn.Module):
         return output[:, : self.n_classes]
 
 
+def dtype_of(module: nn.Module, otherwise: torch.Tensor) -> torch.dtype:
+    """Return the floating dtype of a module, or that of rows if it has none."""
+    like = next(module.parameters(), otherwise)
+    return like.dtype if like.is_floating_point() else torch.float32
+
+
 def as_input(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Move rows to the device and the floating dtype of a module."""
-    like = next(module.parameters(), x)
-    dtype = like.dtype if like.is_floating_point() else torch.float32
-    return x.to(like.device, dtype)
+    return x.to(next(module.parameters(), x).device, dtype_of(module, x))
 
 
 def _first(output: Any) -> torch.Tensor:
@@ -146,8 +155,14 @@ def _safe_log(proba: torch.Tensor) -> torch.Tensor:
     return proba.clamp_min(torch.finfo(proba.dtype).tiny).log()
 
 
-def view_of_net(net: Any, n_classes: int | None = None, *, live: bool = False) -> Any:
-    """Make the view of an initialized skorch net.
+def view_of_net(
+    net: Any,
+    n_classes: int | None = None,
+    *,
+    live: bool = False,
+    narrowed: bool = True,
+) -> Any:
+    """Make the view of an initialized skorch net, by default of one of ours.
 
     ``live=True`` keeps the module itself, for use inside training; otherwise the view
     is in eval mode whatever mode the module is in.
@@ -161,6 +176,7 @@ def view_of_net(net: Any, n_classes: int | None = None, *, live: bool = False) -
         n_classes=n_classes,
         nonlinearity=nonlinearity,
         threshold=getattr(net, "threshold", 0.5),
+        narrowed=narrowed,
     )
 
 

@@ -14,8 +14,8 @@ from sk_advdef._torch._registry import build
 
 
 def skorch_net(net: Any) -> nn.Module:
-    """Take the module of a fitted skorch net."""
-    return view_of_net(net)
+    """Take the module of a fitted skorch net, which gets rows as they are."""
+    return view_of_net(net, narrowed=False)
 
 
 class _Times(nn.Module):

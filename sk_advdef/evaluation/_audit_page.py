@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._validation import shortened
 from sk_advdef.evaluation._audit import Audit, versions
 from sk_advdef.evaluation._audit_style import style
 from sk_advdef.evaluation._diagnosis import SEVERITIES
 from sk_advdef.evaluation._html import Markup, joined, picture, table, tag
-from sk_advdef.evaluation._report import AttackFigures, shortened
+from sk_advdef.evaluation._report import AttackFigures
 
 #: The browser itself refuses whatever is not in the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -88,7 +88,9 @@ def certified_accuracy_score(
     labels, as this is. ``bounds`` are those given here, whatever the model was trained
     with: pass those of tables that are not scaled to (0, 1), or None.
 
-    Rounding is accounted for: see :class:`CertifiedClassifier`. On rows of float16,
+    Rounding is accounted for, of rows in float32 and in float64: see
+    :class:`CertifiedClassifier`. On features far from 0 a scaler rounds much in
+    float32, and little is certified: take the offset off before. On rows of float16,
     transformers of scikit-learn compute in float16 and next to nothing is certified:
     pass float32.
 
@@ -143,7 +145,7 @@ def certified_rows(
 
 def _margins(estimator: Any, X: Any, eps: Any, norm: str, bounds: Any) -> np.ndarray:
     from sk_advdef._torch._affine import affine_map, is_affine, rounding_of
-    from sk_advdef._torch._bounds import TIE, bounded_view
+    from sk_advdef._torch._bounds import bounded_view, dtypes_within
 
     check_columns(NAME, estimator, X)
     view = bounded_view(estimator)
@@ -160,8 +162,8 @@ def _margins(estimator: Any, X: Any, eps: Any, norm: str, bounds: Any) -> np.nda
     ends = box_of(NAME, values, eps, bounds)
     classes = classes_of(estimator)
     columns = np.searchsorted(classes, predict(estimator, X))
-    rounding = rounding_of(view, *ends, table.computed)
-    rounding = rounding * (1 + TIE)
+    kinds = dtypes_within(view, table.computed)
+    rounding = np.max([rounding_of(view, *ends, kind) for kind in kinds], axis=0)
     return linear_margins(
         *affine_map(view, values.shape[1]),
         values.astype(np.float64),

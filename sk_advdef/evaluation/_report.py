@@ -277,11 +277,6 @@ class RobustnessReport:
         return ax
 
 
-def shortened(text: str, length: int = 70) -> str:
-    """Cut a long text, and say so."""
-    return text if len(text) <= length else f"{text[: length - 4]} ..."
-
-
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it."""
     if hasattr(value, "to_numpy"):

@@ -16,13 +16,20 @@ from sk_advdef._torch._models import (
     torch_generators_kept,
 )
 from sk_advdef._torch._registry import has_view
-from sk_advdef._validation import check_model, check_n_jobs, check_number, seed_from
-from sk_advdef.attacks._base import Attack, Problem
+from sk_advdef._validation import (
+    check_model,
+    check_n_jobs,
+    check_number,
+    seed_from,
+    shortened,
+)
+from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._ddn import DDN
 from sk_advdef.attacks._pgd import PGD
 from sk_advdef.attacks._random_search import RandomSearch
 from sk_advdef.attacks._scaled import scaled
-from sk_advdef.attacks._table import Table, as_rows, text_columns
+from sk_advdef.attacks._several import never_moved
+from sk_advdef.attacks._table import as_rows, text_columns
 from sk_advdef.evaluation import _trials
 from sk_advdef.evaluation._certified import certified_rows
 from sk_advdef.evaluation._detection import detection_figures, rejection_robust_error
@@ -30,7 +37,6 @@ from sk_advdef.evaluation._intervals import wilson
 from sk_advdef.evaluation._report import (
     AttackFigures,
     RobustnessReport,
-    shortened,
 )
 from sk_advdef.evaluation._scores import (
     check_labels,
@@ -183,7 +189,7 @@ def evaluate_robustness(
     with torch_generators_kept():
         answers = predict(estimator, X)
     check_labels("evaluate_robustness", estimator, y)
-    if stiff := _never_moved([trial.attack for trial in trials], estimator, X, y):
+    if stiff := never_moved([trial.attack for trial in trials], estimator, X, y):
         not_tried.append(
             f"changes of the columns {shortened(repr(stiff))}: they hold whole "
             "numbers, which an eps below 1 never moves. Give them an eps of 1 or more "
@@ -236,21 +242,6 @@ def evaluate_robustness(
                     "differentiable view, or too few attacks on it alone succeeded."
                 )
     return report
-
-
-def _never_moved(attacks: list[Any], estimator: Any, X: Any, y: Any) -> list[Any]:
-    """Return whole-number columns that may move, and that no attack can move by 1."""
-    spaces = any(getattr(attack, "space", None) is not None for attack in attacks)
-    if not (spaces or Table(X, keep_text=True, copy=False).whole.any()):
-        return []
-    stiff: list[Any] | None = None
-    for attack in attacks:
-        brought = getattr(getattr(attack, "space", None), "eps", None)
-        if getattr(attack, "eps", None) is None and brought is None:
-            return []  # no ball keeps anything in place
-        found = Problem(attack, estimator, X, y).never_moved()
-        stiff = found if stiff is None else [name for name in stiff if name in found]
-    return stiff or []
 
 
 def _certified(found: dict[int, list[Found]]) -> float | None:

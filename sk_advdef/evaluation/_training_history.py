@@ -24,14 +24,16 @@ class TrainingHistoryDisplay:
     ----------
     history : list of dict
         An entry an epoch or round. Drawn are the keys that end in ``_accuracy`` and, in
-        axes of their own, those that end in ``_loss``.
+        axes of their own, those that end in ``_loss``. Entries with a "model" are
+        curves of that model, which begin at 1.
     unit : {"epoch", "round"}, default="epoch"
         What an entry is.
 
     Attributes
     ----------
     accuracies : dict of str to ndarray
-        What is drawn above, by name; NaN where an entry has none.
+        What is drawn above, by name, behind that of the model where there are several;
+        NaN where an entry has none.
     losses : dict of str to ndarray
         What is drawn below.
     lines_ : dict of str to matplotlib Line2D
@@ -108,7 +110,7 @@ class TrainingHistoryDisplay:
                 f"{type(last).__name__} keeps no history_ of its training. Pass an "
                 "AdversariallyAugmentedClassifier or another that does."
             )
-        unit = "epoch" if "epoch" in last.history_[0] else "round"
+        unit = "epoch" if any("epoch" in row for row in last.history_) else "round"
         return cls(last.history_, unit=unit).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> TrainingHistoryDisplay:
@@ -136,10 +138,10 @@ class TrainingHistoryDisplay:
         ]
         axes = axes_for(self, ax, (len(parts), 1), (6.0, 3.0 * len(parts)))
         self.lines_: dict[str, Any] = {}
-        at = np.arange(1, len(self.history) + 1)
         for axis, (suffix, series, label) in zip(axes.ravel(), parts, strict=True):
             for name, values in series.items():
                 style = {"marker": "o", "markersize": 3, "label": name, **kwargs}
+                at = np.arange(1, len(values) + 1)
                 (self.lines_[name + suffix],) = axis.plot(at, values, **style)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
@@ -152,10 +154,15 @@ class TrainingHistoryDisplay:
 
 
 def _series(history: list[dict[str, Any]], suffix: str) -> dict[str, np.ndarray]:
-    names = {name for row in history for name in row if name.endswith(suffix)}
-    return {
-        name.removesuffix(suffix): np.array(
-            [row.get(name, np.nan) for row in history], dtype=np.float64
-        )
-        for name in sorted(names)
-    }
+    models = dict.fromkeys(row.get("model") for row in history)
+    found = {}
+    for model in models:
+        rows = [row for row in history if row.get("model") == model]
+        names = {name for row in rows for name in row if name.endswith(suffix)}
+        for name in sorted(names):
+            called = name.removesuffix(suffix)
+            values = [row.get(name, np.nan) for row in rows]
+            found[called if len(models) == 1 else f"{model} {called}"] = np.array(
+                values, dtype=np.float64
+            )
+    return found

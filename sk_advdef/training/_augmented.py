@@ -77,8 +77,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     attack : attack, list of attacks or None, default=None
         Makes the rows, in units of the raw input; those of a list in turn, batch by
         batch or round by round. None is PGD with 10 steps and, for each feature,
-        ``eps`` = 0.1 of its range in training, without a box; for a classifier that has
-        no differentiable view, RandomSearch with 100 queries. Methods other than "pgd"
+        ``eps`` = 0.1 of its range in training, without a box; for a classifier that is
+        no net, at least 1 where it holds whole numbers, and if it has no differentiable
+        view, RandomSearch with 100 queries. Methods other than "pgd"
         take only its ``eps``, ``norm``, ``bounds`` and ``space``.
     adversarial_label : label or None, default=None
         A class for attacked rows, of the kind of the other labels and not among them.
@@ -136,7 +137,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     early_stopping : bool, default=False
         Whether to hold out rows, stop when the accuracy under attack on them has not
         risen for ``n_iter_no_change`` epochs or rounds, and keep the best weights or
-        model.
+        model. Epochs of ``eps_warmup`` do not count.
     validation_fraction : float, default=0.1
         Share of rows to hold out, in (0, 1).
     n_iter_no_change : int, default=5
@@ -174,8 +175,10 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     ------
     ValueError
         If ``estimator`` is frozen, ``adversarial_label`` is among the labels or does
-        not go with the method, what is for nets is asked of another classifier, or the
-        criterion of a net that "ccat" trains takes no soft labels.
+        not go with the method, what is for nets is asked of another classifier, the
+        criterion of a net that "ccat" trains takes no soft labels, ``attack`` is
+        targeted (rows would be moved toward their own class), or it changes no row that
+        ``adversarial_label`` could be learned from.
     TypeError
         If ``estimator`` is no net and has neither ``predict_proba`` nor
         ``decision_function``.
@@ -183,7 +186,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     Warns
     -----
     UserWarning
-        If the accuracy under attack collapses in training (catastrophic overfitting).
+        If the accuracy under attack collapses in training (catastrophic overfitting),
+        or no attack can change columns of whole numbers.
 
     See Also
     --------
@@ -200,6 +204,10 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
     nets take the last iterate, as in [1]_. Attacks see a net in eval mode: dropout is
     off, and BatchNorm reads its statistics; "free" has no pass of its own for that.
     Under a FeatureSpace the noise of "fast" ends where the space does.
+
+    In rounds a row and its attacked copies stand together where ``estimator`` has a
+    ``cv``, so that an unshuffled split seldom parts them; a shuffled one, or an early
+    stopping that holds rows out, does. Put searches around this classifier instead.
 
     "ccat" follows [7]_ in its half batch of clean rows, its targets, starts, momentum
     and shorter steps; the first step is 2.5 / ``steps`` of eps.
@@ -342,9 +350,12 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         """Return copies of what was given, whose generators move on by themselves."""
         return None if self.attack is None else clone(self.attack)
 
-    def _default_eps(self, X: Any) -> np.ndarray:
-        values = Table(X).values
-        return 0.1 * (values.max(axis=0) - values.min(axis=0)).astype(np.float64)
+    def _default_eps(self, X: Any, *, whole: bool = False) -> np.ndarray:
+        """Return a radius a feature, in ``whole`` steps where it has such numbers."""
+        table = Table(X)
+        reach = (table.values.max(axis=0) - table.values.min(axis=0)).astype(np.float64)
+        least = np.where(whole & table.whole & (reach > 0), 1.0, 0.0)
+        return np.maximum(0.1 * reach, least)
 
     # --- the two ways
 
@@ -361,12 +372,12 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             )
         table = Table(X, copy=False)
         if held is not None:
-            values = Table(held[0]).values[:HELD_ROWS].astype(np.float32)
+            values = Table(held[0]).values[:HELD_ROWS]
             held = values, np.searchsorted(classes, held[1][:HELD_ROWS])
         loops: list[Loop] = []
         wrapped = around(
             self,
-            table.values.astype(np.float32, copy=False),
+            table.values,
             loops,
             attacks=[with_names(a, table.names) for a in attacks_in(self.attack_)],
             classes=classes,
@@ -379,7 +390,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             for row in last_step(self.estimator_).net_.history.to_list()
         ]
         loop, watched = loops[0], loops[0].history
-        if self.early_stopping:  # which leaves the net as it was before a fall
+        # early stopping leaves the net as it was before a fall
+        if self.early_stopping and loop.best_values is not None:
             watched = [loop.best.reached]
         cure = CURES.get(self.method, CURE)
         warn_of_collapse(watched, len(loop.watched[0]), cure, loop.single)
@@ -388,7 +400,7 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         model = with_seed(clone(self.estimator), seed).fit(X, y)
         self.attack_ = self._own_attack()
         if self.attack_ is None:
-            eps = self._default_eps(X)
+            eps = self._default_eps(X, whole=True)
             self.attack_ = (
                 PGD(eps, steps=10, bounds=None, random_state=seed)
                 if has_view(model)

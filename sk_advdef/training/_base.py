@@ -108,3 +108,18 @@ def stacked(parts: list[Any]) -> Any:
             }
         )
     return np.concatenate([np.asarray(part) for part in parts])
+
+
+def kept_together(
+    estimator: Any, rows: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Mix rows for an estimator that splits them, which may come class by class.
+
+    What belongs to one of ``rows`` stays together: its copies on both sides of a split
+    would tell of one another.
+    """
+    splits = (name.rpartition("__")[2] == "cv" for name in estimator.get_params())
+    if not any(splits):
+        return np.arange(len(rows))
+    place = rng.permutation(rows.max() + 1)
+    return np.argsort(place[rows], kind="stable")

@@ -112,8 +112,8 @@ class CertifiedClassifier(TrainingClassifier):
     the largest error that the net's own float32 arithmetic can make, in any order of
     summation; a lead must also exceed what a softmax may round to a tie. So the
     certificate is about the numbers that ``predict`` computes and not about an ideal
-    net. It does not cover convolution by transforms (Winograd, FFT), which PyTorch does
-    not choose for nets on a CPU.
+    net, for rows of float32 and of float64. It does not cover convolution by transforms
+    (Winograd, FFT), which PyTorch does not choose for nets on a CPU.
 
     *What it costs.* Bounds by intervals are loose on a net that was not trained for
     them: expect nothing to be certified there. Training for them costs clean accuracy.
@@ -317,7 +317,7 @@ def _bounds_in_the_loop(
     low, high = check_bounds(owner, owner.bounds, X)
     steps = BoundedSteps(
         net,
-        live.before,
+        live,
         n_classes,
         eps=owner.eps if owner.eps_train is None else owner.eps_train,
         box=(low, high),
@@ -333,6 +333,7 @@ def _bounds_in_the_loop(
 
     def on_epoch_end(original: Any, *args: Any, **params: Any) -> Any:
         reached = {"train_eps_share": steps.share}
+        live.renew()
         reached |= _watched(live, X[watched], ends, codes[watched])
         for name, value in reached.items():
             net.history.record(name, value)
@@ -341,7 +342,7 @@ def _bounds_in_the_loop(
         return original(*args, **params)
 
     with bar, hooked(net, **steps.hooks(), on_epoch_end=on_epoch_end):
-        yield X.astype(np.float32, copy=False)
+        yield live.as_rows(X)
 
 
 def _watched(

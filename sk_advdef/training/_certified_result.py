@@ -19,8 +19,8 @@ class CertifiedResult:
     Parameters
     ----------
     certified : ndarray of bool of shape (n_samples,)
-        Whether no row within ``eps`` and the box is answered otherwise. True is
-        proved; False is "not proved", which is less than "broken".
+        Whether no row within ``eps`` and the box, of float32 or float64, is answered
+        otherwise. True is proved; False is "not proved", which is less than "broken".
     margin : ndarray of float64 of shape (n_samples,)
         Lower bound of the score of the class answered minus the best other one,
         anywhere within ``eps`` and the box; above 0 where the row is certified.

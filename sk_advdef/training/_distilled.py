@@ -35,6 +35,7 @@ from sk_advdef.training._base import (
     TrainingClassifier,
     fit_net,
     has_sample_weight,
+    kept_together,
 )
 from sk_advdef.training._class_weights import (
     brought,
@@ -113,35 +114,21 @@ def fit_on_soft(
         return student
     classes, weights = labels.classes, labels.weights
     if not has_sample_weight(student):
-        # what belongs to one row stands together, for students that split rows
         whole = weights.sum(axis=1)
         copies = copies_of(whole)
         rows, columns = draw_labels(weights / whole[:, None], copies, rng)
         again, untold = _untold(columns, y, classes)
         columns[(np.cumsum(copies) - copies)[again]] = untold
-        at = _order(student, rows, rng)
+        at = kept_together(student, rows, rng)
         return student.fit(_safe_indexing(X, rows[at]), classes[columns[at]])
     # a row of weight 0 would still count, as one of a leaf for instance
     rows, columns = np.nonzero(weights)
     more = _untold(columns, y, classes)
     rows, columns = np.append(rows, more[0]), np.append(columns, more[1])
-    at = _order(student, rows, rng)
+    at = kept_together(student, rows, rng)
     rows, columns = rows[at], columns[at]
     weight = np.maximum(weights[rows, columns], LEAST_WEIGHT)
     return student.fit(_safe_indexing(X, rows), classes[columns], sample_weight=weight)
-
-
-def _order(student: Any, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mix rows for a student that splits them, which may come class by class.
-
-    It cannot stratify: soft labels name each class in each row. What belongs to one row
-    stays together.
-    """
-    splits = (name.rpartition("__")[2] == "cv" for name in student.get_params())
-    if not any(splits):
-        return np.arange(len(rows))
-    place = rng.permutation(rows.max() + 1)
-    return np.argsort(place[rows], kind="stable")
 
 
 def _untold(

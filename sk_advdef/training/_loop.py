@@ -56,13 +56,16 @@ class Loop:
         seed: int,
         held: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
-        self.owner, self.net, self.X = owner, net, X
+        self.owner, self.net = owner, net
         self.seed, self.attacks = seed, attacks
         codes = codes.astype(np.int64)
         genuine = np.isin(classes, owner.genuine_classes_)
         self.n_classes = len(classes)
         self.genuine = torch.tensor(genuine)
         self.live = LiveModel(net, before, len(classes), np.flatnonzero(genuine))
+        self.X = X = self.live.as_rows(X)
+        if held is not None:
+            held = self.live.as_rows(held[0]), held[1]
         label = owner.adversarial_label
         self.own_class = None if label is None else int(np.searchsorted(classes, label))
         self.rng = np.random.default_rng(seed)
@@ -174,7 +177,7 @@ class Loop:
             seed = int(self.rng.integers(2**31))
             attack = clone(attack).set_params(random_state=seed)
         found = attack.rows_to_train_on(model, x.numpy(), y.numpy())
-        return torch.from_numpy(np.asarray(found, dtype=np.float32))
+        return torch.from_numpy(np.asarray(found)).to(x.dtype)
 
     @property
     def part(self) -> float:
@@ -198,20 +201,22 @@ class Loop:
         found, room = self.attacked(model, x[picked], labels[picked])
         if owner.method == "ccat":
             assert room is not None
-            targets = F.one_hot(labels, self.n_classes).to(x.dtype)
-            lengths = self.part * room.lengths(found)
+            targets = F.one_hot(labels, self.n_classes).float()
+            lengths = self.part * room.lengths(found).float()
             targets[picked] = steps.ccat_targets(
                 labels[picked], lengths, self.n_classes, owner.rho
             )
             self.targets = targets
+        given = x
         if count == len(x):
             x = found
         else:
             x = x.clone()
             x[picked] = found
         if self.own_class is not None:
-            y = y.clone()
-            y[picked] = self.own_class
+            # what stayed as it was is genuine
+            changed = (x != given).flatten(1).any(dim=1)
+            y = torch.where(changed, self.own_class, y)
         return [x, y]
 
     # --- hooks
@@ -229,7 +234,7 @@ class Loop:
 
     def infer(self, original: Callable[..., Any], x: Any, **params: Any) -> Any:
         """Let rows go through the transformers before the net."""
-        return original(self.live.before(x), **params)
+        return original(self.live.inputs(x), **params)
 
     def train_step(
         self, original: Callable[..., Any], batch: Any, **params: Any
@@ -332,6 +337,7 @@ class Loop:
             if self.training is not None:
                 self.training.is_under_way = False
             raise KeyboardInterrupt  # skorch's word for the end of training
+        self.live.renew()
         return original(*args, **params)
 
     def on_epoch_end(
@@ -343,11 +349,14 @@ class Loop:
         if average is not None and average.kind == "swa" and 2 * epoch > net.max_epochs:
             average.update(net.module_)
         values = None if average is None else average.values
+        self.live.renew()
         with _weights.swapped(net.module_, values):
             reached = _watch.accuracies(
                 self.live, *self.watched, self.probes, self.flagged
             )
-            if owner.early_stopping and self.best.is_new(reached):
+            # a radius that still grows says nothing of what the whole one will leave
+            whole = self.used >= 1
+            if owner.early_stopping and whole and self.best.is_new(reached):
                 self.best_values = _weights.kept(net.module_)
         self.history.append(reached)
         self.batch = 0
@@ -486,6 +495,6 @@ def around(owner: Any, X: np.ndarray, loops: list[Loop], **known: Any) -> Any:
     ) -> Iterator[Any]:
         with in_the_loop(owner, net, X, codes, before=before, **known) as loop:
             loops.append(loop)
-            yield X
+            yield loop.X
 
     return wrapped

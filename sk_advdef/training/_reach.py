@@ -115,12 +115,13 @@ class SpaceRoom(Room):
     """Rows of a table, and what a FeatureSpace lets become of them."""
 
     def __init__(self, problem: Problem, norm: str) -> None:
+        center = torch.tensor(problem.X)
         eps, low, high = (
-            torch.tensor(np.asarray(v), dtype=torch.float32)
+            torch.tensor(np.asarray(v), dtype=center.dtype)
             for v in (problem.eps, problem.lower, problem.upper)
         )
         costless = torch.tensor(problem.rules.costless)
-        super().__init__(torch.tensor(problem.X), eps, low, high, norm, costless)
+        super().__init__(center, eps, low, high, norm, costless)
         self.snap = Snap(problem, np.arange(len(problem.X)))
         self.gain: torch.Tensor | None = None
 
@@ -150,7 +151,7 @@ class Reach:
         self.high: Any = None
         if attack.bounds is not None:
             low, high = check_bounds(attack, attack.bounds, X)
-            self.low, self.high = _as_operands(low, high)
+            self.low, self.high = _as_operands(low, high, X.dtype)
 
     def _threat(self, part: float) -> Attack:
         attack = self.attack
@@ -167,11 +168,11 @@ class Reach:
         return Room(x, eps, self.low, self.high, self.norm)
 
 
-def _as_operands(low: np.ndarray, high: np.ndarray) -> tuple[Any, Any]:
+def _as_operands(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> tuple[Any, Any]:
     if low.ndim == high.ndim == 0:
         return float(low), float(high)
     low, high = np.broadcast_arrays(low, high)
-    ends = (torch.tensor(end, dtype=torch.float32) for end in (low, high))
+    ends = (torch.from_numpy(end.astype(dtype)) for end in (low, high))
     return tuple(ends)  # type: ignore[return-value]
 
 

@@ -12,6 +12,7 @@ from sklearn.utils import _safe_indexing
 from sk_advdef._torch._models import is_net
 from sk_advdef._validation import check_flag, check_number, check_option, invalid
 from sk_advdef.attacks._several import attacks_of
+from sk_advdef.training._watch import has_radius
 
 METHODS = ("pgd", "fast", "fgsm-rs", "free", "trades", "ccat")
 AVERAGING = ("ema", "swa")
@@ -81,7 +82,13 @@ def check_together(owner: Any) -> None:
             f"ratio=None. Got ratio={owner.ratio!r}."
         )
     for attack in attacks_of(owner) or ():
-        if (owner.method != "pgd" or owner.eps_warmup) and not hasattr(attack, "eps"):
+        if any(v for k, v in attack.get_params().items() if _last(k) == "targeted"):
+            raise ValueError(
+                f"{attack!r} is targeted, and {name} has no classes to aim at but the "
+                "true ones: rows would be moved toward their own. Take "
+                "targeted=False."
+            )
+        if (owner.method != "pgd" or owner.eps_warmup) and not has_radius(attack):
             asked_by = (
                 f"method={owner.method!r}"
                 if owner.method != "pgd"
@@ -91,6 +98,10 @@ def check_together(owner: Any) -> None:
                 f"{asked_by} of {name} takes its radius from the attack, and "
                 f"{attack!r} has no eps. Use PGD(eps), or another that has one."
             )
+
+
+def _last(parameter: str) -> str:
+    return parameter.rpartition("__")[2]
 
 
 def all_classes(owner: Any, genuine: np.ndarray) -> np.ndarray:

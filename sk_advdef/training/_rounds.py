@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ from sklearn.utils import _safe_indexing
 
 from sk_advdef._progress import progress
 from sk_advdef._torch._models import classes_of
-from sk_advdef._validation import with_seed
+from sk_advdef._validation import shortened, with_seed
 from sk_advdef.attacks._base import Attack
-from sk_advdef.training._base import stacked
+from sk_advdef.attacks._several import never_moved
+from sk_advdef.attacks._table import Table
+from sk_advdef.training._base import kept_together, stacked
 
 
 class WithGenuine:
@@ -108,9 +111,19 @@ def fit_in_rounds(
     """
     rng = np.random.default_rng(seed)
     genuine = owner.genuine_classes_
+    if stiff := never_moved(attacks, _known(model, genuine), X, y):
+        warnings.warn(
+            f"No attack changes the columns {shortened(repr(stiff))} in training: they "
+            "hold whole numbers, which an eps below 1 never moves. Give the attack an "
+            "eps of 1 or more there, or a FeatureSpace.",
+            UserWarning,
+            stacklevel=5,
+        )
     judge = None if held is None else HeldOut(*held, genuine)
     if judge is not None and owner.adversarial_label is None:
-        judge.judge(model, attacks[0])  # one without the class can be none of the best
+        # one without the class can be none of the best
+        judge.judge(model, _with_seed(attacks[0], seed, owner.rounds))
+    sources = [np.arange(len(y))]
     blocks, labels = [X], [y]
     history: list[dict[str, float]] = []
     count = max(1, round(owner._ratio() * len(y)))
@@ -127,11 +140,26 @@ def fit_in_rounds(
             "clean_accuracy": float((model.predict(part) == truth).mean()),
             "attacked_accuracy": float(held_rows.mean()),
         }
-        blocks.append(attacked)
         own = owner.adversarial_label
-        labels.append(truth if own is None else np.full(count, own, y.dtype))
+        if own is not None:
+            # what stayed as it was is genuine
+            changed = np.flatnonzero(_differ(attacked, part))
+            if not len(changed) and len(blocks) == 1:
+                raise ValueError(
+                    f"{attack!r} changed no row, so that none belongs to the class "
+                    f"{own!r} of {type(owner).__name__}. Take another attack or a "
+                    "larger eps."
+                )
+            rows, attacked = rows[changed], _safe_indexing(attacked, changed)
+            truth = np.full(len(rows), own, y.dtype)
+        sources.append(rows)
+        blocks.append(attacked)
+        labels.append(truth)
         model = with_seed(clone(owner.estimator), seed)
-        model.fit(stacked(blocks), np.concatenate(labels))
+        order = kept_together(
+            model, np.concatenate(sources), np.random.default_rng(seed)
+        )
+        model.fit(_safe_indexing(stacked(blocks), order), np.concatenate(labels)[order])
         if judge is not None:
             reached["held_out_accuracy"] = judge.judge(model, attack)
             waited = 0 if judge.best is model else waited + 1
@@ -140,6 +168,12 @@ def fit_in_rounds(
         if waited >= owner.n_iter_no_change:
             break
     return Fitted(model if judge is None else judge.best, history)
+
+
+def _differ(changed: Any, rows: Any) -> np.ndarray:
+    tables = [Table(X, keep_text=True, copy=False) for X in (changed, rows)]
+    values = tables[0].values != tables[1].values
+    return values.reshape(len(values), -1).any(axis=1)
 
 
 def _with_seed(attack: Attack, seed: int, turn: int) -> Attack:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from sk_advdef.attacks._row_tensors import direction
 from sk_advdef.training._reach import Room
 
 View = Callable[[torch.Tensor], torch.Tensor]
@@ -213,6 +214,6 @@ def awp_direction(
     """
     found = []
     for weight, gradient in zip(weights, gradients, strict=True):
-        length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-        found.append(gamma * weight.detach().norm() / length * gradient)
+        (way,) = direction(gradient[None])
+        found.append(gamma * weight.detach().norm() * way)
     return found

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
+from sk_advdef._validation import with_seed
 from sk_advdef.attacks._base import Attack
 from sk_advdef.attacks._fgsm import FGSM
 from sk_advdef.attacks._pgd import PGD
@@ -23,10 +25,15 @@ COLLAPSE = 0.2
 COLLAPSE_DEVIATIONS = 3.0
 
 
+def has_radius(attack: Attack) -> bool:
+    """Whether an attack says how far rows may move."""
+    return any(getattr(attack, name, None) is not None for name in ("eps", "space"))
+
+
 def probe(attack: Attack, seed: int, steps: int) -> Attack:
     """Make the attack that watches training: a few steps of PGD of the same reach."""
-    if not hasattr(attack, "eps"):
-        return attack
+    if not has_radius(attack):
+        return with_seed(clone(attack), seed)
     return PGD(
         attack.eps,
         steps=steps,

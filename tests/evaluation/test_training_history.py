@@ -8,7 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_advdef import PGD, AdversariallyAugmentedClassifier, TrainingHistoryDisplay
+from sk_advdef import (
+    PGD,
+    AdversariallyAugmentedClassifier,
+    DistilledClassifier,
+    TrainingHistoryDisplay,
+)
 from tests._instances import make_rows, small_net
 
 X, y = make_rows()
@@ -61,3 +66,20 @@ def test_entries_without_a_value_and_errors():
         TrainingHistoryDisplay([{"dur": 1.0}])
     with pytest.raises(TypeError, match="LogisticRegression keeps no history_"):
         TrainingHistoryDisplay.from_estimator(LogisticRegression().fit(X, y))
+
+
+def test_a_model_has_a_curve_of_its_own():
+    model = DistilledClassifier(small_net(max_epochs=3), random_state=0).fit(X, y)
+    display = TrainingHistoryDisplay.from_estimator(model)
+    assert list(display.losses) == ["teacher train", "student train"]
+    for name in display.losses:
+        line = display.lines_[f"{name}_loss"]
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+    # of a teacher that has no epochs, and a student that has
+    mixed = DistilledClassifier(
+        small_net(max_epochs=2), teacher=LogisticRegression(), random_state=0
+    ).fit(X, y)
+    display = TrainingHistoryDisplay.from_estimator(mixed)
+    assert len(display.accuracies["teacher train"]) == 1
+    assert np.isfinite(display.losses["student train"]).all()
+    assert display.axes_[-1, 0].get_xlabel() == "epoch"

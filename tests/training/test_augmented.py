@@ -22,7 +22,11 @@ from sk_advdef import (
     FGSM,
     PGD,
     AdversariallyAugmentedClassifier,
+    DeepFool,
+    FeatureSpace,
+    HopSkipJump,
     RandomSearch,
+    Transfer,
     as_module,
 )
 from sk_advdef._torch._net import NetClassifier
@@ -188,7 +192,7 @@ def test_eps_is_in_units_of_the_raw_input():
     wide = X * 1000
     net = make_pipeline(StandardScaler(), small_net(max_epochs=2))
     make(net, attack=Spy()).fit(wide, y)
-    given = {row.tobytes() for row in wide.astype(np.float32)}
+    given = {row.tobytes() for row in wide}
     assert all(row.tobytes() in given for x, *_ in SEEN[:4] for row in x)
 
 
@@ -426,3 +430,83 @@ def test_it_is_harder_to_fool():
     strong = PGD(0.6, loss="margin", bounds=None, restarts=2, random_state=0)
     held = [1 - strong.run(m, X, y).fooled.mean() for m in (plain, trained)]
     assert held[1] > held[0] and trained.score(X, y) > 0.85
+
+
+def test_epochs_of_the_warm_up_neither_stop_training_nor_are_kept():
+    params = {"early_stopping": True, "n_iter_no_change": 1, "eps_warmup": 5}
+    trained = make(small_net(max_epochs=7), attack=PGD(0.2, bounds=None), **params)
+    parts = [row["eps_part"] for row in trained.fit(X, y).history_]
+    np.testing.assert_allclose(parts[:6], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    # one that never comes to the whole radius ends as it is
+    short = make(small_net(max_epochs=3), attack=PGD(0.2, bounds=None), **params)
+    assert len(short.fit(X, y).history_) == 3
+    assert short.score(X, y) > 0.4
+
+
+class Flipping(DropoutMLP):
+    """Answers by a plain value that is no weight."""
+
+    sign = 1.0
+    signs = None
+
+    def __init__(self, **params):
+        super().__init__(**params)
+        self.signs = [1.0]
+
+    def forward(self, X):
+        return super().forward(X) * self.sign * self.signs[0]
+
+
+class Flips(Callback):
+    def __init__(self, plain):
+        self.plain = plain
+
+    def on_epoch_begin(self, net, **kwargs):
+        sign = 1.0 if len(net.history) > 2 else -1.0
+        if self.plain:
+            net.module_.sign = sign
+        else:
+            net.module_.signs[0] = sign
+
+
+@pytest.mark.filterwarnings("ignore:Accuracy under attack fell")
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_is_watched_is_the_net_as_it_is(plain):
+    """Also where a schedule changes what is no weight."""
+    net = small_net(module__dropout=0.0, max_epochs=4, callbacks=[Flips(plain)])
+    net = net.set_params(module=Flipping)
+    model = make(net, attack=PGD(0.0, bounds=None)).fit(X, y)
+    module = model.estimator_.net_.module_
+    answers = module(torch.tensor(X, dtype=torch.float32)).argmax(dim=1).numpy()
+    wanted = (answers == codes).mean()
+    assert model.history_[-1]["clean_accuracy"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [HopSkipJump(max_queries=20, bounds=None), Transfer(DeepFool(bounds=None))],
+)
+def test_attacks_without_a_radius_watch_by_themselves(attack):
+    attack = attack.set_params(random_state=None)
+    model = make(small_net(max_epochs=1), attack=attack, ratio=0.1).fit(X[:40], y[:40])
+    assert 0 <= model.history_[0]["attacked_accuracy"] <= 1
+    with pytest.raises(ValueError, match="has no eps"):
+        make(small_net(), attack=attack, eps_warmup=2).fit(X, y)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fast", "free", "trades", "ccat"])
+@pytest.mark.parametrize("searched", [False, True])
+def test_rows_far_from_zero_keep_what_tells_them_apart(method, searched):
+    """As times in seconds, of which float32 knows every two minutes."""
+    far = np.random.default_rng(0).normal(size=(120, 2)) * 6
+    labels = far[:, 0] > 0
+    far = 1.7e9 + far + 20 * np.c_[2.0 * labels - 1, 0 * labels]
+    attack = PGD(1.0, steps=2, bounds=None)
+    if searched:
+        space = FeatureSpace.from_data(far, eps=0.05)
+        attack = PGD(None, steps=2, space=space)
+    net = make_pipeline(StandardScaler(), small_net(module__n_classes=2, max_epochs=4))
+    model = make(net, attack=attack, method=method, steps=2).fit(far, labels)
+    assert model.score(far, labels) > 0.95
+    if method != "ccat":  # where rows in doubt count as flagged
+        assert model.history_[-1]["clean_accuracy"] > 0.9

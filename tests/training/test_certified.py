@@ -8,6 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
@@ -24,6 +25,7 @@ from sk_advdef import (
 )
 from sk_advdef._torch._net import NetClassifier
 from sk_advdef._validation import seed_from
+from sk_advdef.evaluation._certified import certified_rows
 from tests._instances import make_rows, small_net
 from tests._torch._cases import OneLogit, Probabilities, make_images, make_net
 
@@ -303,3 +305,70 @@ def test_composes_and_survives(trained, capsys, monkeypatch):
 def test_what_is_refused(estimator, params, error, message):
     with pytest.raises(error, match=message):
         make(estimator, **params).fit(X, y)
+
+
+class Twice(nn.Module):
+    """Computes in float64, whatever it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 2).double()
+
+    def forward(self, X):
+        return self.layer(X.double())
+
+
+def test_a_net_in_float64_gets_rows_of_float32():
+    """Behind a scaler too: a certificate knows of that rounding."""
+    rows = np.random.default_rng(0).normal(size=(80, 1))
+    labels = (rows[:, 0] > 0).astype(int)
+    net = NeuralNetClassifier(
+        Twice,
+        criterion=nn.CrossEntropyLoss,
+        lr=0.1,
+        max_epochs=6,
+        train_split=None,
+        verbose=0,
+    )
+    model = make(make_pipeline(StandardScaler(), net), eps=0.1, initialize=False)
+    model.fit(rows, labels)
+    low, high = -1.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if model.predict([[middle]])[0] else (middle, high)
+    step = np.spacing(np.float32(abs(low)))
+    near = low - step * np.linspace(0.01, 0.6, 40)[:, None]
+    result = model.certify(near, eps=0.7 * step)
+    assert not result.certified.any()
+    assert model.certify(near - 0.5, eps=0.1).certified.all()
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e6])
+def test_a_certificate_holds_for_rows_of_float32_in_the_ball(offset):
+    """Whose scaler computes in float32; rows that are given are of float64."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 300)
+    rows = offset + 4 * (2 * labels - 1) + 2 * generator.normal(size=300)
+    pipe = make_pipeline(StandardScaler(), LogisticRegression())
+    pipe.fit(rows[:, None], labels)
+    low, high = offset - 4, offset + 4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if pipe.predict([[middle]])[0] else (middle, high)
+    near = low - 0.2 - np.linspace(0, 0.5, 100)[:, None]
+    sure = certified_rows(pipe, near, pipe.predict(near), 0.2, bounds=None)
+    assert sure.any() == (offset < 1e5)
+    for row in near[sure, 0]:
+        around = np.unique(np.linspace(row - 0.2, row + 0.2, 99).astype(np.float32))
+        around = around[np.abs(around.astype(np.float64) - row) <= 0.2]
+        assert (pipe.predict(around[:, None]) == 0).all()
+
+
+def test_rows_far_from_zero_keep_what_tells_them_apart():
+    far = np.random.default_rng(0).normal(size=(120, 2)) * 6
+    labels = far[:, 0] > 0
+    far = 1.7e9 + far + 20 * np.c_[2.0 * labels - 1, 0 * labels]
+    net = quick_net(module__n_classes=2, max_epochs=8)
+    model = make(make_pipeline(StandardScaler(), net), eps=0.5).fit(far, labels)
+    assert model.score(far, labels) > 0.95
+    assert model.history_[-1]["clean_accuracy"] > 0.9

@@ -22,6 +22,7 @@ from sk_advdef._validation import seed_from
 from sk_advdef.attacks._base import Problem
 from sk_advdef.training import _weights
 from sk_advdef.training._reach import Room, SpaceRoom
+from sk_advdef.training._steps import awp_direction
 from sk_advdef.training._watch import Best
 from tests._torch._cases import Probabilities, make_net
 
@@ -582,3 +583,11 @@ REFUSED = [
 def test_what_does_not_go_together(params, message):
     with pytest.raises(ValueError, match=message):
         make(**params).fit(X, codes)
+
+
+def test_a_gradient_of_nothing_moves_no_weights():
+    weight = torch.full((40, 40), 1.0)
+    (moved,) = awp_direction([weight], [torch.zeros(40, 40)], 0.2)
+    assert (moved == 0).all()
+    (moved,) = awp_direction([weight], [torch.full((40, 40), 1e-30)], 0.2)
+    torch.testing.assert_close(moved.norm(), 0.2 * weight.norm())

@@ -18,6 +18,7 @@ from sk_advdef import (
     AdversariallyAugmentedClassifier,
     FeatureSpace,
     RandomSearch,
+    Transfer,
     TreeExact,
     as_module,
 )
@@ -113,7 +114,7 @@ def test_rounds_end_when_nothing_rises_and_the_best_is_kept(monkeypatch):
 
 def test_the_best_of_rounds_knows_the_class_of_its_own():
     """Also where the plain model could not be fooled."""
-    idle = RandomSearch(0.0, max_queries=1, bounds=None)
+    idle = RandomSearch(1e-6, max_queries=5, bounds=None)
     model = make(
         LogisticRegression(), attack=idle, adversarial_label="adv", early_stopping=True
     ).fit(X, y)
@@ -214,3 +215,107 @@ def test_methods_that_need_a_radius():
     for params in ({"method": "fast"}, {"eps_warmup": 1}):
         with pytest.raises(ValueError, match=r"has no eps\. Use PGD"):
             make(small_net(), attack=NoRadius(), **params).fit(X, y)
+
+
+def test_whole_numbers_that_stay_where_they_are_are_told():
+    whole = np.random.default_rng(0).integers(0, 6, size=(90, 3))
+    labels = whole.sum(axis=1) > 7
+    near = PGD(0.5, bounds=None)
+    with pytest.warns(UserWarning, match=r"No attack changes the columns \[0, 1, 2\]"):
+        make(LogisticRegression(), attack=near).fit(whole, labels)
+    # the default goes as far as it takes
+    default = make(LogisticRegression(), attack=None).fit(whole, labels)
+    assert default.history_[0]["attacked_accuracy"] < 1
+    space = FeatureSpace.from_data(whole, eps=1.0)
+    moved = make(
+        LogisticRegression(),
+        attack=RandomSearch(None, space=space, max_queries=30, random_state=0),
+    ).fit(whole, labels)
+    assert moved.history_[0]["attacked_accuracy"] < 1
+
+
+class Lazy(RandomSearch):
+    """Changes every third row."""
+
+    def rows_to_train_on(self, estimator, X, y):
+        changed = X.copy()
+        changed[::3] += 0.25
+        return changed
+
+
+class Noting(LogisticRegression):
+    """Notes the rows and labels of each fit."""
+
+    fits = None
+
+    def fit(self, X, y):
+        Noting.fits.append((X, y))
+        return super().fit(X, y)
+
+
+class Splitting(Noting):
+    """Would split the rows that it is given."""
+
+    def __init__(self, cv=3):
+        super().__init__()
+        self.cv = cv
+
+
+@pytest.fixture
+def fits():
+    Noting.fits = []
+    yield Noting.fits
+    Noting.fits = None
+
+
+def test_a_row_that_stayed_as_it_was_is_no_adversarial_one(fits):
+    make(Noting(), attack=Lazy(0.25), adversarial_label="adv", ratio=1.0).fit(X, y)
+    rows, labels = fits[-1]
+    given = {row.tobytes() for row in X}
+    assert (labels == "adv").sum() == 2 * len(X[::3])
+    assert not any(row.tobytes() in given for row in rows[labels == "adv"])
+    idle = RandomSearch(0.0, bounds=None)
+    none = make(LogisticRegression(), attack=idle, adversarial_label="adv")
+    with pytest.raises(ValueError, match="changed no row, so that none belongs to"):
+        none.fit(X, y)
+
+
+def test_copies_of_a_row_stand_together_where_rows_are_split(fits):
+    """Or one side of a split would tell of the other."""
+    near = RandomSearch(1e-7, max_queries=3, bounds=None)
+    params = {"attack": near, "ratio": 1.0, "rounds": 2}
+    for estimator in (Noting(), Splitting()):
+        make(estimator, **params).fit(X, y)
+    in_blocks, together = fits[2][0], fits[-1][0]
+    np.testing.assert_allclose(in_blocks[: len(X)], X)
+    triples = together.reshape(len(X), 3, -1)
+    assert np.ptp(triples, axis=1).max() < 1e-5
+    assert not np.allclose(triples[:, 0], X)  # which came class by class
+
+
+def test_the_same_seed_keeps_the_same_model_of_the_rounds():
+    attack = RandomSearch(0.4, max_queries=15, bounds=None)
+    forest = RandomForestClassifier(5)
+    models = [
+        make(forest, attack=attack, early_stopping=True, rounds=3).fit(X, y)
+        for _ in range(3)
+    ]
+    for model in models[1:]:
+        assert model.history_ == models[0].history_
+        np.testing.assert_array_equal(
+            model.predict_proba(X), models[0].predict_proba(X)
+        )
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(0.1, targeted=True, bounds=None),
+        Transfer(PGD(0.1, targeted=True, bounds=None)),
+        [asked, RandomSearch(0.1, targeted=True, bounds=None)],
+    ],
+)
+@pytest.mark.parametrize("estimator", [LogisticRegression(), small_net()])
+def test_targeted_attacks_would_move_rows_toward_their_own_class(estimator, attack):
+    with pytest.raises(ValueError, match="is targeted, and Adversarially"):
+        make(estimator, attack=attack).fit(X, y)
