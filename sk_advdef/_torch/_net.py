@@ -273,8 +273,14 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(part).items()
-        if name != "training" and isinstance(value, (int, float, str, tuple))
+        if name != "training" and _is_plain(value)
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(part) for part in value)
+    return isinstance(value, (int, float, str))
 
 
 class LiveModel:

@@ -25,7 +25,15 @@ from sk_advdef.training._requests import (
     split,
 )
 from sk_advdef.training._rounds import fit_in_rounds
-from sk_advdef.training._watch import HELD_ROWS, uniform_share, warn_of_collapse
+from sk_advdef.training._watch import (
+    HELD_ROWS,
+    has_radius,
+    uniform_share,
+    warn_of_collapse,
+)
+
+#: Range of whole numbers from which on a step of 1 is a small change.
+MANY_LEVELS = 5
 
 #: What to do where the accuracy under attack falls, by method.
 CURES = {
@@ -78,9 +86,9 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         Makes the rows, in units of the raw input; those of a list in turn, batch by
         batch or round by round. None is PGD with 10 steps and, for each feature,
         ``eps`` = 0.1 of its range in training, without a box; for a classifier that is
-        no net, at least 1 where it holds whole numbers, and if it has no differentiable
-        view, RandomSearch with 100 queries. Methods other than "pgd"
-        take only its ``eps``, ``norm``, ``bounds`` and ``space``.
+        no net, at least 1 where it holds whole numbers over a range of 5 and more, and
+        if it has no differentiable view, RandomSearch with 100 queries. Methods other
+        than "pgd" take only its ``eps``, ``norm``, ``bounds`` and ``space``.
     adversarial_label : label or None, default=None
         A class for attacked rows, of the kind of the other labels and not among them.
         None trains on attacked rows with their true label. For the methods "pgd",
@@ -351,10 +359,10 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
         return None if self.attack is None else clone(self.attack)
 
     def _default_eps(self, X: Any, *, whole: bool = False) -> np.ndarray:
-        """Return a radius a feature, in ``whole`` steps where it has such numbers."""
+        """Return a radius a feature; where ``whole`` numbers are many, at least 1."""
         table = Table(X)
         reach = (table.values.max(axis=0) - table.values.min(axis=0)).astype(np.float64)
-        least = np.where(whole & table.whole & (reach > 0), 1.0, 0.0)
+        least = np.where(whole & table.whole & (reach >= MANY_LEVELS), 1.0, 0.0)
         return np.maximum(0.1 * reach, least)
 
     # --- the two ways
@@ -390,6 +398,8 @@ class AdversariallyAugmentedClassifier(TrainingClassifier):
             for row in last_step(self.estimator_).net_.history.to_list()
         ]
         loop, watched = loops[0], loops[0].history
+        if not all(has_radius(attack) for attack in loop.attacks):
+            return  # nothing holds rows against changes of any size
         # early stopping leaves the net as it was before a fall
         if self.early_stopping and loop.best_values is not None:
             watched = [loop.best.reached]

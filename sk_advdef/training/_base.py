@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import has_fit_parameter
@@ -110,16 +112,22 @@ def stacked(parts: list[Any]) -> Any:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
+def _cuts_anywhere(cv: Any) -> bool:
+    return cv is None or isinstance(cv, (Integral, KFold, StratifiedKFold))
+
+
 def kept_together(
     estimator: Any, rows: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Mix rows for an estimator that splits them, which may come class by class.
 
     What belongs to one of ``rows`` stays together: its copies on both sides of a split
-    would tell of one another.
+    would tell of one another. Where rows are split by their numbers, or in their order,
+    they stay where they are.
     """
-    splits = (name.rpartition("__")[2] == "cv" for name in estimator.get_params())
-    if not any(splits):
+    params = estimator.get_params().items()
+    splits = [value for name, value in params if name.rpartition("__")[2] == "cv"]
+    if not splits or not all(_cuts_anywhere(cv) for cv in splits):
         return np.arange(len(rows))
     place = rng.permutation(rows.max() + 1)
     return np.argsort(place[rows], kind="stable")

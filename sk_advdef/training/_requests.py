@@ -88,12 +88,13 @@ def check_together(owner: Any) -> None:
                 "true ones: rows would be moved toward their own. Take "
                 "targeted=False."
             )
-        if (owner.method != "pgd" or owner.eps_warmup) and not has_radius(attack):
-            asked_by = (
-                f"method={owner.method!r}"
-                if owner.method != "pgd"
-                else f"eps_warmup={owner.eps_warmup!r}"
-            )
+        asks = {
+            f"method={owner.method!r}": owner.method != "pgd",
+            f"eps_warmup={owner.eps_warmup!r}": owner.eps_warmup,
+            "early_stopping=True": owner.early_stopping,
+        }
+        asked_by = next((what for what, given in asks.items() if given), None)
+        if asked_by is not None and not has_radius(attack):
             raise ValueError(
                 f"{asked_by} of {name} takes its radius from the attack, and "
                 f"{attack!r} has no eps. Use PGD(eps), or another that has one."

@@ -321,6 +321,6 @@ def test_rows_of_one_class_tell_nothing_of_use():
 def test_any_threat_is_json(eps):
     box = [np.zeros(64), np.ones(64)]
     state = np.random.RandomState(0)
-    found = diagnosed(model("logistic"), rows=20, eps=eps, bounds=box)
+    found = diagnosed(model("logistic"), rows=3, eps=eps, bounds=box)
     told = Diagnosis([], {}, found.threat | {"random_state": state}).to_dict()
     assert json.loads(json.dumps(told))["threat"]["bounds"][0] == [0.0] * 64

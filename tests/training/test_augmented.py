@@ -490,8 +490,23 @@ def test_attacks_without_a_radius_watch_by_themselves(attack):
     attack = attack.set_params(random_state=None)
     model = make(small_net(max_epochs=1), attack=attack, ratio=0.1).fit(X[:40], y[:40])
     assert 0 <= model.history_[0]["attacked_accuracy"] <= 1
-    with pytest.raises(ValueError, match="has no eps"):
-        make(small_net(), attack=attack, eps_warmup=2).fit(X, y)
+    for params in ({"eps_warmup": 2}, {"early_stopping": True}):
+        with pytest.raises(ValueError, match="has no eps"):
+            make(small_net(), attack=attack, **params).fit(X, y)
+
+
+class Keeping(DropoutMLP):
+    """Keeps what went through it."""
+
+    def forward(self, X):
+        self.kept = (X.detach(), [1.0])
+        self.count = getattr(self, "count", 0) + 1
+        return super().forward(X)
+
+
+def test_modules_may_keep_tensors():
+    net = small_net(max_epochs=2).set_params(module=Keeping)
+    assert make(net, attack=PGD(0.1, bounds=None)).fit(X, y).score(X, y) > 0.3
 
 
 @pytest.mark.parametrize("method", ["pgd", "fast", "free", "trades", "ccat"])

@@ -223,8 +223,11 @@ def test_whole_numbers_that_stay_where_they_are_are_told():
     near = PGD(0.5, bounds=None)
     with pytest.warns(UserWarning, match=r"No attack changes the columns \[0, 1, 2\]"):
         make(LogisticRegression(), attack=near).fit(whole, labels)
-    # the default goes as far as it takes
-    default = make(LogisticRegression(), attack=None).fit(whole, labels)
+    # the default goes as far as it takes where that is little, and flags stay
+    wide = whole * [1, 1, 3] // [4, 1, 1]
+    with pytest.warns(UserWarning, match=r"No attack changes the columns \[0\]"):
+        default = make(LogisticRegression(), attack=None).fit(wide, labels)
+    np.testing.assert_allclose(default.attack_.eps, [0.1, 1.0, 1.5])
     assert default.history_[0]["attacked_accuracy"] < 1
     space = FeatureSpace.from_data(whole, eps=1.0)
     moved = make(
@@ -288,6 +291,10 @@ def test_copies_of_a_row_stand_together_where_rows_are_split(fits):
         make(estimator, **params).fit(X, y)
     in_blocks, together = fits[2][0], fits[-1][0]
     np.testing.assert_allclose(in_blocks[: len(X)], X)
+    # a split by numbers of rows is about rows as they were given
+    own = [(np.arange(60), np.arange(60, 120))]
+    make(Splitting(own), **params).fit(X, y)
+    np.testing.assert_allclose(fits[-1][0][: len(X)], X)
     triples = together.reshape(len(X), 3, -1)
     assert np.ptp(triples, axis=1).max() < 1e-5
     assert not np.allclose(triples[:, 0], X)  # which came class by class
