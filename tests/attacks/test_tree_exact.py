@@ -352,7 +352,7 @@ def test_space_with_relations(seed, weight, k):
     result = TreeExact(None, space=space, bounds=None).run(model, X, y)
     np.testing.assert_array_equal(result.fooled, model.predict(result.X_adv) != y)
     assert space.contains(result.X_adv, X).all()
-    assert (result.fooled | result.certified).mean() > 0.9
+    assert (result.fooled | result.certified).mean() >= 0.8
     rng = np.random.default_rng(seed)
     for _ in range(30):
         tried = space.project(X + rng.uniform(-0.5, 0.5, X.shape), X)
