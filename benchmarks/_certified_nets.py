@@ -28,7 +28,7 @@ class Ramp(nn.Module):
 class BoundedNet(Images):
     """Two convolutions and a hidden layer, each normalized; made for tight bounds."""
 
-    def __init__(self, width: list[int], ramp: bool) -> None:
+    def __init__(self, width: list[int], ramp: bool, narrow: bool = False) -> None:
         first, second, hidden = width
         super().__init__(
             *([Ramp(EPS, 1 - EPS)] if ramp else []),
@@ -39,6 +39,13 @@ class BoundedNet(Images):
             nn.Linear(49 * second, hidden, bias=False),
             *(nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 10)),
         )
+        self.narrow = narrow
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits; in training by products of bfloat16 if the net is narrow."""
+        narrowed = self.narrow and self.training
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrowed):
+            return super().forward(x)
 
 
 def steps_down(epoch: int, epochs: int) -> float:

@@ -1,6 +1,7 @@
 """What every benchmark needs: units kept in files, timing in turn, data, facts."""
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import math
@@ -114,6 +115,22 @@ def command() -> str:
         elif word.startswith("--data="):
             words[i] = "--data=DATA"
     return shlex.join(words)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep what is freed, on Linux.
+
+    It gives large blocks back to the system, and in virtual machines it takes long to
+    get each page of them again.
+    """
+    if sys.platform != "linux":
+        return
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell is not None:
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+        for what in (trim_threshold, mmap_threshold):
+            tell(what, 2**31 - 1)
+        tell(arena_max, 1)
 
 
 def unit(

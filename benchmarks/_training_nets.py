@@ -40,6 +40,13 @@ def shifted(items: list[Any], reach: int) -> list[torch.Tensor]:
     return [moved * (inside[:, :, None] & across[:, None]), y]
 
 
+def moving(shift: int) -> dict[str, Any]:
+    """Return parameters of a net that is trained on images moved by some pixels."""
+    if not shift:
+        return {}
+    return {"iterator_train__collate_fn": partial(shifted, reach=shift)}
+
+
 def make_net(
     n_rows: int,
     *,
@@ -72,11 +79,7 @@ def make_net(
         max_epochs=epochs,
         iterator_train__shuffle=True,
         train_split=None,
-        **(
-            {"iterator_train__collate_fn": partial(shifted, reach=shift)}
-            if shift
-            else {}
-        ),
+        **moving(shift),
         callbacks=[once] if cycle else [],
         verbose=0,
         **{f"module__{name}": value for name, value in params.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,32 @@ class Linear:
     error: Any = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A linear map of bounds that is computed when its result is asked for.
+
+    Until then a factor a channel can go into its weights, which are far fewer than
+    what comes out. For training: nothing is known of its rounding.
+    """
+
+    apply: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+    center: torch.Tensor
+    radius: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def middle(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return center and radius of what comes out."""
+        radius = self.apply(self.radius, self.weight.abs(), None)
+        return self.apply(self.center, self.weight, self.bias), radius
+
+    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> Product:
+        """Return the map with a factor and a summand for each channel after it."""
+        weight = self.weight * scale.view(-1, *(1,) * (self.weight.ndim - 1))
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return replace(self, weight=weight, bias=bias)
+
+
 class Interval(torch.Tensor):
     """Lower and upper bounds that a module takes for an ordinary tensor.
 
@@ -86,14 +112,16 @@ class Interval(torch.Tensor):
     point : torch.Tensor or None, default=None
         Values within the bounds that go along: the clean rows.
     seen : list or None, default=None
-        Collects the bounds of what goes into an activation.
+        Collects the bounds of what goes into an activation: lower, upper, center and
+        radius.
     """
 
     _ends: tuple[torch.Tensor, torch.Tensor] | None
     _middle: tuple[torch.Tensor, torch.Tensor] | None
+    _product: Product | None
     unit: float
     point: torch.Tensor | None
-    seen: list[tuple[torch.Tensor, torch.Tensor]] | None
+    seen: list[tuple[torch.Tensor, ...]] | None
     linear: Linear | None
     #: why no function may be called on it any more
     closed: str
@@ -111,7 +139,7 @@ class Interval(torch.Tensor):
         dtype: torch.dtype,
         unit: float = 0.0,
         point: torch.Tensor | None = None,
-        seen: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+        seen: list[tuple[torch.Tensor, ...]] | None = None,
         linear: Linear | None = None,
         closed: str = "",
         shared: bool = False,
@@ -121,28 +149,30 @@ class Interval(torch.Tensor):
         self = torch.Tensor._make_wrapper_subclass(
             cls, lower.shape, dtype=dtype, device=lower.device
         )
-        self._ends, self._middle = (lower, upper), None
+        self._ends, self._middle, self._product = (lower, upper), None, None
         self.unit, self.point, self.seen = unit, point, seen
         self.linear, self.closed, self.shared = linear, closed, shared
         self.raw = raw
         return self
 
-    # each of the two forms is made from the other when it is first asked for
+    # each form is made from another one when it is first asked for
 
     @property
     def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower and upper bounds."""
         if self._ends is None:
-            assert self._middle is not None
-            center, radius = self._middle
+            center, radius = self.middle
             self._ends = center - radius, center + radius
         return self._ends
 
     @property
     def middle(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Center and radius of the bounds."""
+        if self._middle is None and self._product is not None:
+            self._middle, self._product = self._product.middle(), None
         if self._middle is None:
-            lower, upper = self.ends
+            assert self._ends is not None
+            lower, upper = self._ends
             radius = (upper - lower) / 2
             self._middle = lower + radius, radius
         return self._middle
@@ -166,6 +196,19 @@ class Interval(torch.Tensor):
     def radius(self) -> torch.Tensor:
         """Half the distance of the bounds."""
         return self.middle[1]
+
+    @property
+    def product(self) -> Product | None:
+        """The linear map that they come from, where that is not computed yet."""
+        return self._product
+
+    @property
+    def held(self) -> torch.Tensor:
+        """Some tensor of their dtype, device and shape, whose values tell nothing."""
+        if self._product is not None:
+            assert self.point is not None
+            return self.point
+        return (self._ends or self.middle)[0]
 
     @property
     def magnitude(self) -> torch.Tensor:
@@ -194,6 +237,7 @@ class Interval(torch.Tensor):
         if self.shared:
             raise Unbounded("no bounds are known for a view that is written to")
         self._ends, self._middle, self.point = found._ends, found._middle, found.point
+        self._product = found._product
         self.linear, self.unit = found.linear, found.unit
         return self
 
@@ -207,6 +251,12 @@ class Interval(torch.Tensor):
         """Make the bounds of a result that is given by its middle."""
         found = self.like(center, center, point, **more)
         found._ends, found._middle = None, (center, radius)
+        return found
+
+    def later(self, product: Product, point: torch.Tensor, **more: Any) -> Interval:
+        """Make the bounds of a result that is computed when it is asked for."""
+        found = self.like(point, point, point, **more)
+        found._ends, found._product = None, product
         return found
 
     @classmethod
@@ -224,7 +274,7 @@ class Interval(torch.Tensor):
         if rule is None or reason:
             name = getattr(func, "__name__", str(func))
             raise Unbounded(reason or f"no bounds are known for {name}()")
-        if any(x.unit for x in given) and torch.is_autocast_enabled("cpu"):
+        if any(x.unit and torch.is_autocast_enabled(_kind(x)) for x in given):
             raise Unbounded("autocast rounds in ways that bounds do not know")
         try:
             return _within_range(rule(func, *args, **kwargs))
@@ -258,6 +308,11 @@ def _within_range(found: Any) -> Any:
 def _dtype(x: Any) -> torch.dtype:
     with torch._C.DisableTorchFunctionSubclass():
         return x.dtype
+
+
+def _kind(x: Interval) -> str:
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.device.type
 
 
 def intervals(args: Any) -> list[Interval]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sk_advdef._torch._interval import (
     Interval,
     Linear,
+    Product,
     Unbounded,
     gamma,
     intervals,
@@ -37,13 +38,29 @@ Map = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 def _linear_map(
-    x: Interval, apply: Map, weight: Any, bias: Any, terms: int, **more: Any
+    x: Interval,
+    function: Map,
+    weight: Any,
+    bias: Any,
+    terms: int,
+    *,
+    by_channel: bool = False,
+    **more: Any,
 ) -> Interval:
+    """Go through a linear map, whose weights are ``by_channel`` of what comes out."""
     if isinstance(weight, Interval):
         raise Unbounded("no bounds are known for a product of bounds")
     dtype = result_dtype(x, weight)
     factor, shift = wide(x, weight), wide(x, bias)
     center, radius = x.center, x.radius
+
+    def apply(v: torch.Tensor, w: torch.Tensor, b: Any) -> torch.Tensor:
+        return function(v, w, b).to(v.dtype)  # which autocast narrows
+
+    point = None if x.point is None else apply(x.point, factor, shift)
+    if by_channel and point is not None and not x.unit:
+        product = Product(apply, center, radius, factor, shift)
+        return x.later(product, point, dtype=dtype, **more)
     rounding = gamma(x, terms)
     if rounding:
         radius = radius + rounding * (center.abs() + radius)
@@ -56,7 +73,6 @@ def _linear_map(
         # of which spread holds a share, may be more than the module can hold
         spread = spread + least(x, terms)
         spread = spread.masked_fill(spread > rounding * largest_held(x), torch.nan)
-    point = None if x.point is None else apply(x.point, factor, shift)
     return x.around(middle, spread, point, dtype=dtype, **more)
 
 
@@ -67,15 +83,15 @@ def _adds(x: Interval, bias: Any) -> bool:
 @rule(F.linear)
 def linear(func: Any, input: Any, weight: Any, bias: Any = None) -> Interval:
     """Go through a linear layer."""
-    source = None
-    if isinstance(input, Interval) and input.ndim == 2 and torch.is_tensor(weight):
+    source, flat = None, isinstance(input, Interval) and input.ndim == 2
+    if flat and torch.is_tensor(weight):
         factor = wide(input, weight)
         zero = factor.new_zeros(len(factor))
         given = input.like(*input.ends, None)  # as it is now, if written to later
         source = Linear(given, factor, zero if bias is None else wide(input, bias))
-    return _linear_map(
-        input, F.linear, weight, bias, weight.shape[-1] + 1, linear=source
-    )
+    terms = weight.shape[-1] + 1
+    more: dict[str, Any] = {"by_channel": flat, "linear": source}
+    return _linear_map(input, F.linear, weight, bias, terms, **more)
 
 
 @rule(torch.matmul, _T.matmul, _T.__matmul__, _T.__rmatmul__, torch.mm, _T.mm)
@@ -101,7 +117,8 @@ def conv(
     def apply(v: torch.Tensor, w: torch.Tensor, b: Any) -> torch.Tensor:
         return func(v, w, b, *args, **kwargs)
 
-    return _linear_map(input, apply, weight, bias, math.prod(weight.shape[1:]) + 1)
+    terms = math.prod(weight.shape[1:]) + 1
+    return _linear_map(input, apply, weight, bias, terms, by_channel=True)
 
 
 _AVERAGES = (
@@ -166,7 +183,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Interval:
-    """Normalize by fixed statistics; in training by those of the clean rows."""
+    """Normalize by fixed statistics; in training by those of the batch."""
     x = input
     if training:
         mean, var = _learned(x, running_mean, running_var, momentum)
@@ -176,8 +193,14 @@ def batch_norm(
     if weight is not None:
         scale = scale * wide(x, weight)
     shift = -mean * scale if bias is None else wide(x, bias) - mean * scale
-    shape = (1, -1) + (1,) * (x.ndim - 2)
+    product, shape = x.product, (1, -1) + (1,) * (x.ndim - 2)
+    factor, summand = scale, shift
     scale, shift = scale.view(shape), shift.view(shape)
+    point = None
+    if x.point is not None:
+        point = x.point * scale + shift
+        if product is not None:
+            return x.later(product.scaled(factor, summand), point)
     middle, spread = x.center * scale + shift, x.radius * scale.abs()
     if x.unit:
         size = x.magnitude * scale.abs() + (mean.view(shape) * scale).abs()
@@ -187,29 +210,29 @@ def batch_norm(
         spread = spread + gamma(x, ELEMENTARY) * size + below
         beyond = torch.maximum(size, scale.abs()) > largest_held(x)
         spread = spread.masked_fill(beyond, torch.nan)
-    point = None
-    if x.point is not None:
-        point = x.point * scale + shift
     return x.around(middle, spread, point)
 
 
 def _learned(
     x: Interval, running_mean: Any, running_var: Any, momentum: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the statistics of a batch and let the running ones learn from them."""
+    """Return the statistics of a batch and let the running ones learn from them.
+
+    They are those of the clean rows where these go along, and of the centers if not.
+    """
     if x.unit:
         raise Unbounded(
             "this batch normalization takes its statistics from the batch in use, so "
             "that the answer for a row depends on the others (track_running_stats)"
         )
-    assert x.point is not None
+    known = x.center if x.point is None else x.point
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    mean = x.point.mean(axes)
+    mean = known.mean(axes)
     # several times as fast as var_mean, which reduces over images slowly
     shape = (1, -1) + (1,) * (x.ndim - 2)
-    var = (x.point - mean.view(shape)).square().mean(axes)
+    var = (known - mean.view(shape)).square().mean(axes)
     if running_mean is not None:
-        n = x.point.numel() / x.point.shape[1]
+        n = known.numel() / known.shape[1]
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_(var.to(running_var) * (n / max(n - 1, 1)), momentum)
@@ -273,6 +296,6 @@ def log_softmax(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     return x.like(lower, upper, point, error=error, linear=x.linear)
 
 
-def needs_points(module: nn.Module) -> bool:
-    """Whether training takes statistics of the clean rows."""
+def normalizes(module: nn.Module) -> bool:
+    """Whether training takes statistics of batches."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,9 @@ _T = torch.Tensor
 #: Relative error of an elementary function, in units of rounding.
 ELEMENTARY = 16
 
+#: What sets the precision of oneDNN from outside, as its manual has it.
+_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+
 #: Up to here the exponential of a softplus is held by every dtype.
 HIGHEST_THRESHOLD = 80.0
 
@@ -36,16 +40,25 @@ def unit_of(dtype: torch.dtype, device: torch.device) -> float:
     if dtype == torch.float32:
         if device.type == "cuda":  # convolutions may use TF32 unless told otherwise
             unit = 2.0**-11
-        if _precision() != "highest":
+        if _computes_narrowly():
             unit = 2.0**-8
     return unit
 
 
-def _precision() -> str:
+def _computes_narrowly() -> bool:
+    """Whether torch may compute with numbers of float32 in a narrower dtype."""
     try:
-        return torch.get_float32_matmul_precision()
+        if torch.get_float32_matmul_precision() != "highest":
+            return True
     except RuntimeError:  # set by both of torch's interfaces, which it does not like
-        return "unknown"
+        return True
+    onednn = torch.backends.mkldnn
+    # of which convolutions and products may each have their own, from torch 2.9 on
+    parts = (getattr(onednn, name, None) for name in ("conv", "matmul"))
+    places = (torch.backends, onednn, *parts)
+    asked = {getattr(place, "fp32_precision", "none") for place in places}
+    modes = {os.environ.get(name, "STRICT").upper() for name in _MODES}
+    return not (asked <= {"none", "ieee"} and modes <= {"STRICT", ""})
 
 
 def kind_of(dtype: np.dtype) -> torch.dtype:
@@ -201,7 +214,7 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     if rounds or intervals(settings) or not all(slope >= 0 for slope in below):
         raise Unbounded(f"no bounds are known for this {func.__name__}()")
     if x.seen is not None and func in _TRACED:
-        x.seen.append((x.lower, x.upper))
+        x.seen.append((*x.ends, *x.middle))
     func = _WRITING.get(func, func)
     fall = _softplus_fall(*args, **kwargs) if func is F.softplus else 0.0
     found = each(func, x, (x, *args), kwargs)
@@ -246,7 +259,7 @@ def absolute(func: Any, x: Interval) -> Interval:
 
 def wide(x: Interval, value: Any) -> Any:
     """Return a constant in the dtype of the bounds."""
-    return value.to(x.lower) if isinstance(value, torch.Tensor) else value
+    return value.to(x.held) if isinstance(value, torch.Tensor) else value
 
 
 def result_dtype(x: Interval, y: Any) -> torch.dtype:

@@ -530,6 +530,28 @@ def test_rounding_is_that_of_how_torch_is_set():
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("part", ["conv", "matmul"])
+def test_rounding_is_that_of_each_part_of_onednn(part, monkeypatch):
+    place = getattr(torch.backends.mkldnn, part, None)
+    if not hasattr(place, "fp32_precision"):
+        pytest.skip("torch before 2.9 has one precision for all")
+    before = place.fp32_precision
+    try:
+        place.fp32_precision = "bf16"
+        assert unit_of(torch.float32, CPU) == 2.0**-8
+    finally:
+        place.fp32_precision = before
+    assert unit_of(torch.float32, CPU) == 2.0**-24
+
+
+@pytest.mark.parametrize("library", ["ONEDNN", "DNNL"])
+def test_rounding_is_that_of_the_environment(library, monkeypatch):
+    monkeypatch.setenv(f"{library}_DEFAULT_FPMATH_MODE", "bf16")
+    assert unit_of(torch.float32, CPU) == 2.0**-8
+    monkeypatch.setenv(f"{library}_DEFAULT_FPMATH_MODE", "strict")
+    assert unit_of(torch.float32, CPU) == 2.0**-24
+
+
 def test_dropout_in_training_drops_the_same_everywhere():
     x = seeded_rows(4, 50).abs() + 1
     found = propagate(nn.Dropout(0.5, inplace=True).train(), box(x, 0.5, exact=False))
@@ -543,6 +565,132 @@ def test_weights_learn_from_the_bounds():
     found = propagate(net, box(seeded_rows(5, 3), 0.1, exact=False))
     worst_margins(found, torch.zeros(5, dtype=torch.long)).sum().backward()
     assert all((w.grad != 0).any() for w in net.parameters())
+
+
+def by_hand(layers, lower, upper, clean):
+    """Bound a convolution, its normalization and a ReLU, step by step."""
+    conv, norm = layers
+    center, radius = (lower + upper) / 2, (upper - lower) / 2
+    given = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
+    clean = nn.functional.conv2d(clean, conv.weight, conv.bias, **given)
+    center = nn.functional.conv2d(center, conv.weight, conv.bias, **given)
+    radius = nn.functional.conv2d(radius, conv.weight.abs(), **given)
+    var, mean = torch.var_mean(clean, (0, 2, 3), correction=0)
+    scale = (norm.weight / (var + norm.eps).sqrt())[:, None, None]
+    shift = norm.bias[:, None, None] - mean[:, None, None] * scale
+    center, radius = center * scale + shift, radius * scale.abs()
+    ends = (center - radius).relu(), (center + radius).relu()
+    return (*ends, (clean * scale + shift).relu())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_normalization_in_training_is_as_if_done_after_the_convolution(groups, bias):
+    def net():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=groups, bias=bias)
+        norm = nn.BatchNorm2d(4)
+        nn.init.normal_(norm.weight)  # of both signs
+        nn.init.normal_(norm.bias)
+        return nn.Sequential(conv, norm).double()
+
+    x = seeded_rows(6, 2, 5, 5).double()
+    seen, one, other = [], net(), net()
+    bounds = Interval(x - 0.1, x + 0.2, dtype=x.dtype, point=x, seen=seen)
+    found = propagate(nn.Sequential(*one, nn.ReLU()), bounds)
+    wanted = by_hand(other, x - 0.1, x + 0.2, x)
+    weigh = seeded_rows(3, *wanted[0].shape).double()
+    for part, reference in zip((*found.ends, found.point), wanted, strict=True):
+        assert torch.allclose(part, reference, atol=1e-12)
+    (weigh[0] * found.lower + weigh[1] * found.upper).sum().backward()
+    (weigh[0] * wanted[0] + weigh[1] * wanted[1]).sum().backward()
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-10)
+    lower, upper, center, radius = seen[0]
+    assert torch.allclose((lower + upper) / 2, center, atol=1e-12)
+    assert torch.allclose((upper - lower) / 2, radius, atol=1e-12)
+    assert torch.allclose(found.lower, lower.relu())
+
+
+def test_normalization_without_clean_rows_is_by_centers():
+    torch.manual_seed(0)
+    norm, center, wide = nn.BatchNorm1d(3), seeded_rows(8, 3), seeded_rows(9, 8, 3)
+    radius = wide[0].abs()
+    bounds = Interval(center - radius, center + radius, dtype=center.dtype)
+    found = propagate(norm, bounds)
+    assert torch.allclose(found.center, nn.BatchNorm1d(3)(center), atol=1e-5)
+    assert torch.allclose(norm.running_mean, 0.1 * center.mean(0), atol=1e-6)
+    assert torch.allclose(norm.running_var, 0.9 + 0.1 * center.var(0), atol=1e-6)
+    assert found.point is None
+
+
+def test_normalization_of_sequences_is_by_their_own_axis():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    nn.init.normal_(net[1].weight)
+    x = seeded_rows(5, 3, 4).double()
+    found = propagate(net, Interval(x - 0.1, x + 0.1, dtype=x.dtype, point=x))
+    with torch.no_grad():
+        known = net[0](x)
+        var, mean = torch.var_mean(known, (0, 2), correction=0)
+        scale = (net[1].weight / (var + net[1].eps).sqrt())[:, None]
+        wide = 0.1 * net[0].weight.abs().sum(1) * scale.abs()
+        center = (known - mean[:, None]) * scale
+    assert torch.allclose(found.lower, center - wide, atol=1e-12)
+    assert torch.allclose(found.upper, center + wide, atol=1e-12)
+
+
+def test_a_convolution_is_used_with_and_without_its_normalization():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.norm(x) + x
+
+    torch.manual_seed(0)
+    net, x = Both(), seeded_rows(4, 1, 5, 5)
+    found = propagate(net, Interval(x - 0.1, x + 0.1, dtype=x.dtype, point=x))
+    alone = propagate(net.conv, box(x, 0.1, exact=False))
+    normal = found.point - alone.center
+    scale = 1 / (alone.center.var((0, 2, 3), correction=0) + 1e-5).sqrt()
+    wide = alone.radius * (1 + scale[:, None, None])
+    assert torch.allclose(found.radius, wide, atol=1e-5)
+    assert torch.allclose(found.center, alone.center + normal, atol=1e-5)
+
+
+class Narrowly(nn.Module):
+    """A net that computes in bfloat16 while it is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+        ).append(nn.Linear(36, 3))
+
+    def forward(self, x):
+        """Return scores."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+            return self.layers(x)
+
+
+def test_training_goes_through_autocast():
+    torch.manual_seed(0)
+    net, x = Narrowly(), seeded_rows(6, 1, 5, 5)
+    pair = []
+    for part in (net, net.layers):
+        found = propagate(part, Interval(x - 0.1, x + 0.1, dtype=x.dtype, point=x))
+        margins = worst_margins(found, torch.zeros(6, dtype=torch.long))
+        assert margins.dtype == found.point.dtype == torch.float32
+        net.zero_grad()
+        margins.sum().backward()
+        pair.append((margins.detach(), net.layers[0].weight.grad.clone()))
+    for narrow, wide in zip(*pair, strict=True):
+        assert (narrow != wide).any()
+        close = 0.1 * float(wide.abs().max())
+        assert torch.allclose(narrow, wide, rtol=0.1, atol=close)
 
 
 # --- where training starts, and what holds it together
@@ -573,7 +721,8 @@ def test_ramp_is_smooth_and_ends_at_one():
 def test_regularizers_ask_for_tight_bounds_and_balance():
     def penalty(width, shift, radius=0.1):
         center = torch.linspace(-1, 1, 101) + shift
-        trace = [(center - width, center + width)]
+        half = torch.full_like(center, width)
+        trace = [(center - width, center + width, center, half)]
         return float(regularization(trace, torch.tensor(radius)))
 
     assert penalty(0.1, 0.0) == pytest.approx(0, abs=1e-6)

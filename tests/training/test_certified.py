@@ -1,6 +1,7 @@
 """Certificates hold against whatever we have, and training makes there be many."""
 
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -221,6 +222,34 @@ def test_a_criterion_whose_loss_on_scores_is_not_known(around):
         around(net).fit(X, np.arange(len(X)) % 3)
 
 
+class Counted(Conv):
+    """Remembers whether clean rows went along with bounds in training."""
+
+    met: ClassVar[list[int]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.conv.register_forward_hook(self.count)
+
+    def count(self, module, given, found):
+        """Look at what comes out of the convolution."""
+        if self.training:
+            self.met.append(found.point is not None)
+
+
+@pytest.mark.parametrize("normalize_by", ["rows", "centers"])
+def test_normalization_by_rows_and_by_centers(normalize_by):
+    X, y = make_images(6, 6, n=60)
+    X = X.astype(np.float32)
+    Counted.met.clear()
+    net = make_net(Counted, max_epochs=15, batch_size=60, lr=0.02)
+    net.set_params(optimizer=torch.optim.Adam)
+    given = {"bounds": (0, 1), "normalize_by": normalize_by}
+    model = make(net, eps=0.02, eps_train=0.03, **given).fit(X, y)
+    assert set(Counted.met) == {normalize_by == "rows"}
+    assert assert_holds(model, X, 0.02, (0, 1)).certified.mean() > 0.3
+
+
 def test_history_and_callbacks_of_the_net():
     net = quick_net(
         max_epochs=10,
@@ -300,6 +329,13 @@ def test_composes_and_survives(trained, capsys, monkeypatch):
         (quick_net(), {"clean_weight": 1}, ValueError, "'clean_weight'"),
         (quick_net(), {"regularization": -1}, ValueError, "'regularization'"),
         (quick_net(), {"initialize": 1}, ValueError, "'initialize'"),
+        (quick_net(), {"normalize_by": "box"}, ValueError, "'normalize_by'"),
+        (
+            quick_net(),
+            {"normalize_by": "centers", "clean_weight": 0.1},
+            ValueError,
+            "clean_weight=0 or normalize_by='rows'",
+        ),
     ],
 )
 def test_what_is_refused(estimator, params, error, message):
