@@ -123,7 +123,7 @@ class CertifiedClassifier(TrainingClassifier):
     (Winograd, FFT), which PyTorch does not choose for nets on a CPU.
 
     torch can be told to multiply numbers of float32 in a narrower dtype, by
-    ``torch.set_float32_matmul_precision``, by ``fp32_precision`` of a backend, or by the
+    ``torch.set_float32_matmul_precision``, ``fp32_precision`` of a backend, or the
     environment variable ``ONEDNN_DEFAULT_FPMATH_MODE``. Then that is the rounding which
     is accounted for, and little is certified. A certificate holds while torch stays set
     as it was in ``certify``.
