@@ -76,9 +76,9 @@ def _imbalance(
     mean = center.mean()
     apart = center - mean
     # compared into floats, which are several times as fast to multiply by as bools
-    on = torch.gt(lower.detach(), 0, out=torch.empty_like(lower))
-    off = torch.lt(upper.detach(), 0, out=torch.empty_like(upper))
-    on, off = (_sums(apart, mean, which) for which in (on, off))
+    surely_on = torch.gt(lower.detach(), 0, out=torch.empty_like(lower))
+    surely_off = torch.lt(upper.detach(), 0, out=torch.empty_like(upper))
+    on, off = (_sums(apart, mean, which) for which in (surely_on, surely_off))
     total = center.new_zeros(())
     for a, b in ((on[0], -off[0]), (on[1], off[1])):
         # where one of the two has no unit at all there is nothing to balance

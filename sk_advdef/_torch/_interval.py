@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,32 +67,6 @@ class Linear:
     error: Any = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
-    """A linear map of bounds that is computed when its result is asked for.
-
-    Until then a factor a channel can go into its weights, which are far fewer than
-    what comes out. For training: nothing is known of its rounding.
-    """
-
-    apply: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
-    center: torch.Tensor
-    radius: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def middle(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return center and radius of what comes out."""
-        radius = self.apply(self.radius, self.weight.abs(), None)
-        return self.apply(self.center, self.weight, self.bias), radius
-
-    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> Product:
-        """Return the map with a factor and a summand for each channel after it."""
-        weight = self.weight * scale.view(-1, *(1,) * (self.weight.ndim - 1))
-        bias = shift if self.bias is None else self.bias * scale + shift
-        return replace(self, weight=weight, bias=bias)
-
-
 class Interval(torch.Tensor):
     """Lower and upper bounds that a module takes for an ordinary tensor.
 
@@ -118,7 +92,6 @@ class Interval(torch.Tensor):
 
     _ends: tuple[torch.Tensor, torch.Tensor] | None
     _middle: tuple[torch.Tensor, torch.Tensor] | None
-    _product: Product | None
     unit: float
     point: torch.Tensor | None
     seen: list[tuple[torch.Tensor, ...]] | None
@@ -149,33 +122,36 @@ class Interval(torch.Tensor):
         self = torch.Tensor._make_wrapper_subclass(
             cls, lower.shape, dtype=dtype, device=lower.device
         )
-        self._ends, self._middle, self._product = (lower, upper), None, None
+        self._ends, self._middle = (lower, upper), None
         self.unit, self.point, self.seen = unit, point, seen
         self.linear, self.closed, self.shared = linear, closed, shared
         self.raw = raw
         return self
 
-    # each form is made from another one when it is first asked for
+    # each of the two forms is made from the other when it is first asked for
 
     @property
     def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower and upper bounds."""
-        if self._ends is None:
-            center, radius = self.middle
-            self._ends = center - radius, center + radius
-        return self._ends
+        if self._ends is not None:
+            return self._ends
+        assert self._middle is not None
+        center, radius = self._middle
+        made = center - radius, center + radius
+        self._ends = made if _learns_as(made, self._middle) else None
+        return made
 
     @property
     def middle(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Center and radius of the bounds."""
-        if self._middle is None and self._product is not None:
-            self._middle, self._product = self._product.middle(), None
-        if self._middle is None:
-            assert self._ends is not None
-            lower, upper = self._ends
-            radius = (upper - lower) / 2
-            self._middle = lower + radius, radius
-        return self._middle
+        if self._middle is not None:
+            return self._middle
+        assert self._ends is not None
+        lower, upper = self._ends
+        radius = (upper - lower) / 2
+        made = lower + radius, radius
+        self._middle = made if _learns_as(made, self._ends) else None
+        return made
 
     @property
     def lower(self) -> torch.Tensor:
@@ -198,16 +174,8 @@ class Interval(torch.Tensor):
         return self.middle[1]
 
     @property
-    def product(self) -> Product | None:
-        """The linear map that they come from, where that is not computed yet."""
-        return self._product
-
-    @property
     def held(self) -> torch.Tensor:
-        """Some tensor of their dtype, device and shape, whose values tell nothing."""
-        if self._product is not None:
-            assert self.point is not None
-            return self.point
+        """A tensor of their dtype, device and shape, whichever is there."""
         return (self._ends or self.middle)[0]
 
     @property
@@ -237,7 +205,6 @@ class Interval(torch.Tensor):
         if self.shared:
             raise Unbounded("no bounds are known for a view that is written to")
         self._ends, self._middle, self.point = found._ends, found._middle, found.point
-        self._product = found._product
         self.linear, self.unit = found.linear, found.unit
         return self
 
@@ -251,12 +218,6 @@ class Interval(torch.Tensor):
         """Make the bounds of a result that is given by its middle."""
         found = self.like(center, center, point, **more)
         found._ends, found._middle = None, (center, radius)
-        return found
-
-    def later(self, product: Product, point: torch.Tensor, **more: Any) -> Interval:
-        """Make the bounds of a result that is computed when it is asked for."""
-        found = self.like(point, point, point, **more)
-        found._ends, found._product = None, product
         return found
 
     @classmethod
@@ -293,6 +254,13 @@ class Interval(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Return the bounds in words."""
         return f"Interval({self.lower!r}, {self.upper!r})"
+
+
+def _learns_as(
+    made: tuple[torch.Tensor, torch.Tensor], source: tuple[torch.Tensor, torch.Tensor]
+) -> bool:
+    """Whether gradients go on from one form to the other; a hook may look at one."""
+    return any(v.requires_grad for v in made) == any(v.requires_grad for v in source)
 
 
 def _within_range(found: Any) -> Any:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from sk_advdef._torch._interval import (
     Interval,
     Linear,
-    Product,
     Unbounded,
     gamma,
     intervals,
@@ -43,11 +42,8 @@ def _linear_map(
     weight: Any,
     bias: Any,
     terms: int,
-    *,
-    by_channel: bool = False,
     **more: Any,
 ) -> Interval:
-    """Go through a linear map, whose weights are ``by_channel`` of what comes out."""
     if isinstance(weight, Interval):
         raise Unbounded("no bounds are known for a product of bounds")
     dtype = result_dtype(x, weight)
@@ -57,10 +53,6 @@ def _linear_map(
     def apply(v: torch.Tensor, w: torch.Tensor, b: Any) -> torch.Tensor:
         return function(v, w, b).to(v.dtype)  # which autocast narrows
 
-    point = None if x.point is None else apply(x.point, factor, shift)
-    if by_channel and point is not None and not x.unit:
-        product = Product(apply, center, radius, factor, shift)
-        return x.later(product, point, dtype=dtype, **more)
     rounding = gamma(x, terms)
     if rounding:
         radius = radius + rounding * (center.abs() + radius)
@@ -73,6 +65,7 @@ def _linear_map(
         # of which spread holds a share, may be more than the module can hold
         spread = spread + least(x, terms)
         spread = spread.masked_fill(spread > rounding * largest_held(x), torch.nan)
+    point = None if x.point is None else apply(x.point, factor, shift)
     return x.around(middle, spread, point, dtype=dtype, **more)
 
 
@@ -83,15 +76,15 @@ def _adds(x: Interval, bias: Any) -> bool:
 @rule(F.linear)
 def linear(func: Any, input: Any, weight: Any, bias: Any = None) -> Interval:
     """Go through a linear layer."""
-    source, flat = None, isinstance(input, Interval) and input.ndim == 2
-    if flat and torch.is_tensor(weight):
+    source = None
+    if isinstance(input, Interval) and input.ndim == 2 and torch.is_tensor(weight):
         factor = wide(input, weight)
         zero = factor.new_zeros(len(factor))
         given = input.like(*input.ends, None)  # as it is now, if written to later
         source = Linear(given, factor, zero if bias is None else wide(input, bias))
-    terms = weight.shape[-1] + 1
-    more: dict[str, Any] = {"by_channel": flat, "linear": source}
-    return _linear_map(input, F.linear, weight, bias, terms, **more)
+    return _linear_map(
+        input, F.linear, weight, bias, weight.shape[-1] + 1, linear=source
+    )
 
 
 @rule(torch.matmul, _T.matmul, _T.__matmul__, _T.__rmatmul__, torch.mm, _T.mm)
@@ -117,8 +110,22 @@ def conv(
     def apply(v: torch.Tensor, w: torch.Tensor, b: Any) -> torch.Tensor:
         return func(v, w, b, *args, **kwargs)
 
-    terms = math.prod(weight.shape[1:]) + 1
-    return _linear_map(input, apply, weight, bias, terms, by_channel=True)
+    if isinstance(input, Interval) and input.unit and _by_transforms(input):
+        raise Unbounded(
+            "torch is set to convolve by NNPACK, whose transforms round in ways that "
+            "bounds do not know (torch.backends.nnpack.set_flags(False) turns it off)"
+        )
+    return _linear_map(input, apply, weight, bias, math.prod(weight.shape[1:]) + 1)
+
+
+def _by_transforms(x: Interval) -> bool:
+    """Whether torch may convolve by NNPACK, as it does on CPUs without oneDNN."""
+    if x.ndim != 4 or x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    onednn = torch.backends.mkldnn
+    if onednn.is_available() and torch._C._get_mkldnn_enabled():
+        return False
+    return torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
 
 
 _AVERAGES = (
@@ -193,14 +200,8 @@ def batch_norm(
     if weight is not None:
         scale = scale * wide(x, weight)
     shift = -mean * scale if bias is None else wide(x, bias) - mean * scale
-    product, shape = x.product, (1, -1) + (1,) * (x.ndim - 2)
-    factor, summand = scale, shift
+    shape = (1, -1) + (1,) * (x.ndim - 2)
     scale, shift = scale.view(shape), shift.view(shape)
-    point = None
-    if x.point is not None:
-        point = x.point * scale + shift
-        if product is not None:
-            return x.later(product.scaled(factor, summand), point)
     middle, spread = x.center * scale + shift, x.radius * scale.abs()
     if x.unit:
         size = x.magnitude * scale.abs() + (mean.view(shape) * scale).abs()
@@ -210,6 +211,9 @@ def batch_norm(
         spread = spread + gamma(x, ELEMENTARY) * size + below
         beyond = torch.maximum(size, scale.abs()) > largest_held(x)
         spread = spread.masked_fill(beyond, torch.nan)
+    point = None
+    if x.point is not None:
+        point = x.point * scale + shift
     return x.around(middle, spread, point)
 
 

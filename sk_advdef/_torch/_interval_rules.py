@@ -30,6 +30,14 @@ ELEMENTARY = 16
 #: What sets the precision of oneDNN from outside, as its manual has it.
 _MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
+
+def _modes() -> set[str]:
+    return {os.environ.get(name, "STRICT").upper() for name in _MODES}
+
+
+#: What they were when this was imported: oneDNN looks once, and not always later.
+_EARLY = _modes()
+
 #: Up to here the exponential of a softplus is held by every dtype.
 HIGHEST_THRESHOLD = 80.0
 
@@ -57,8 +65,7 @@ def _computes_narrowly() -> bool:
     parts = (getattr(onednn, name, None) for name in ("conv", "matmul"))
     places = (torch.backends, onednn, *parts)
     asked = {getattr(place, "fp32_precision", "none") for place in places}
-    modes = {os.environ.get(name, "STRICT").upper() for name in _MODES}
-    return not (asked <= {"none", "ieee"} and modes <= {"STRICT", ""})
+    return not (asked <= {"none", "ieee"} and _modes() | _EARLY <= {"STRICT", ""})
 
 
 def kind_of(dtype: np.dtype) -> torch.dtype:

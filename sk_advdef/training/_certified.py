@@ -120,12 +120,13 @@ class CertifiedClassifier(TrainingClassifier):
     summation; a lead must also exceed what a softmax may round to a tie. So the
     certificate is about the numbers that ``predict`` computes and not about an ideal
     net, for rows of float32 and of float64. It does not cover convolution by transforms
-    (Winograd, FFT), which PyTorch does not choose for nets on a CPU.
+    (Winograd, FFT): nets are refused where PyTorch is set to choose them on a CPU, that
+    is without oneDNN while NNPACK is on.
 
     torch can be told to multiply numbers of float32 in a narrower dtype, by
     ``torch.set_float32_matmul_precision``, ``fp32_precision`` of a backend, or the
-    environment variable ``ONEDNN_DEFAULT_FPMATH_MODE``. Then that is the rounding which
-    is accounted for, and little is certified. A certificate holds while torch stays set
+    environment variable ``ONEDNN_DEFAULT_FPMATH_MODE``. Then rounding to bfloat16 is
+    accounted for, and little is certified. A certificate holds while torch stays set
     as it was in ``certify``.
 
     *Mixed precision.* A module that goes through its layers under

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sk_advdef import as_module, certified_accuracy_score
+from sk_advdef._torch import _interval_rules as rules
 from sk_advdef._torch._bounds import certified_margins, propagate, worst_margins
 from sk_advdef._torch._ibp import (
     initialize_for_bounds,
@@ -536,6 +537,8 @@ def test_rounding_is_that_of_each_part_of_onednn(part, monkeypatch):
     if not hasattr(place, "fp32_precision"):
         pytest.skip("torch before 2.9 has one precision for all")
     before = place.fp32_precision
+    # which knows of products alone, and raises where it finds both interfaces in use
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
     try:
         place.fp32_precision = "bf16"
         assert unit_of(torch.float32, CPU) == 2.0**-8
@@ -550,6 +553,28 @@ def test_rounding_is_that_of_the_environment(library, monkeypatch):
     assert unit_of(torch.float32, CPU) == 2.0**-8
     monkeypatch.setenv(f"{library}_DEFAULT_FPMATH_MODE", "strict")
     assert unit_of(torch.float32, CPU) == 2.0**-24
+    # oneDNN keeps to what it found when it looked
+    monkeypatch.setattr(rules, "_EARLY", {"BF16"})
+    assert unit_of(torch.float32, CPU) == 2.0**-8
+
+
+@pytest.mark.skipif(
+    not torch.backends.nnpack.is_available(), reason="this machine has no NNPACK"
+)
+def test_convolution_by_transforms_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
+    x = seeded_rows(20, 1, 5, 5)
+    flat = x.flatten(1)[:, :18]
+    torch._C._set_mkldnn_enabled(False)  # by flags() it warns of other hardware
+    try:
+        with pytest.raises(NoBoundsError, match="NNPACK"):
+            propagate(net, box(x, 0.1))
+        assert (propagate(net[2:], box(flat, 0.1)).radius > 0).all()
+        propagate(net, box(x, 0.1, exact=False))  # training asks for no proof
+        with torch.backends.nnpack.flags(enabled=False):
+            assert (propagate(net, box(x, 0.1)).radius > 0).all()
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 def test_dropout_in_training_drops_the_same_everywhere():
@@ -610,6 +635,45 @@ def test_normalization_in_training_is_as_if_done_after_the_convolution(groups, b
     assert torch.allclose((lower + upper) / 2, center, atol=1e-12)
     assert torch.allclose((upper - lower) / 2, radius, atol=1e-12)
     assert torch.allclose(found.lower, lower.relu())
+
+
+def test_who_looks_at_bounds_without_a_graph_changes_nothing():
+    def look(module, given, found):
+        with torch.no_grad():
+            assert ((found * 1.0).relu().lower >= 0).all()
+
+    grads = []
+    for looked_at in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        if looked_at:
+            for part in net:
+                part.register_forward_hook(look)
+        found = propagate(net, box(seeded_rows(5, 3), 0.1, exact=False))
+        worst_margins(found, torch.zeros(5, dtype=torch.long)).sum().backward()
+        grads.append([w.grad for w in net.parameters()])
+    for alone, watched in zip(*grads, strict=True):
+        assert torch.equal(alone, watched)
+
+
+def test_layers_without_a_graph_do_not_learn():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.held(x)
+            return self.last(self.norm(x).relu())
+
+    torch.manual_seed(0)
+    net = Part()
+    found = propagate(net, box(seeded_rows(5, 3), 0.1, exact=False))
+    worst_margins(found, torch.zeros(5, dtype=torch.long)).sum().backward()
+    assert net.held.weight.grad is None and net.held.bias.grad is None
+    assert (net.norm.weight.grad != 0).any() and (net.last.weight.grad != 0).any()
 
 
 def test_normalization_without_clean_rows_is_by_centers():
