@@ -37,12 +37,7 @@ Map = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 def _linear_map(
-    x: Interval,
-    function: Map,
-    weight: Any,
-    bias: Any,
-    terms: int,
-    **more: Any,
+    x: Interval, function: Map, weight: Any, bias: Any, terms: int, **more: Any
 ) -> Interval:
     if isinstance(weight, Interval):
         raise Unbounded("no bounds are known for a product of bounds")
@@ -120,7 +115,7 @@ def conv(
 
 def _by_transforms(x: Interval) -> bool:
     """Whether torch may convolve by NNPACK, as it does on CPUs without oneDNN."""
-    if x.ndim != 4 or x.dtype != torch.float32 or x.device.type != "cpu":
+    if x.ndim > 4 or x.dtype != torch.float32 or x.device.type != "cpu":
         return False
     onednn = torch.backends.mkldnn
     if onednn.is_available() and torch._C._get_mkldnn_enabled():

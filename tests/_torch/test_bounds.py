@@ -569,6 +569,8 @@ def test_convolution_by_transforms_is_refused():
     try:
         with pytest.raises(NoBoundsError, match="NNPACK"):
             propagate(net, box(x, 0.1))
+        with pytest.raises(NoBoundsError, match="NNPACK"):
+            propagate(nn.Conv1d(1, 2, 3), box(x[:, :, 0], 0.1))
         assert (propagate(net[2:], box(flat, 0.1)).radius > 0).all()
         propagate(net, box(x, 0.1, exact=False))  # training asks for no proof
         with torch.backends.nnpack.flags(enabled=False):
