@@ -112,7 +112,8 @@ def run(
     Images are moved by up to ``shift`` pixels in training; ``narrow`` nets are trained
     by products of bfloat16.
     """
-    keep_memory()
+    if not quick:
+        keep_memory()  # of the whole process, which may be that of the tests
     n_train, n_test, n_attacked = rows
     X, y, X_test, y_test = pictures(data, folder, n_train, n_test)
     net = NeuralNetClassifier(
