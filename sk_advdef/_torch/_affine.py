@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from sk_advdef._torch._blocks import Affine, TwoColumns
-from sk_advdef._torch._bounds import TIE
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_rules import kind_of, unit_of
+from sk_advdef._torch._propagation import TIE
 from sk_advdef._torch._transformer_views import Scale, Select
 from sk_advdef._torch._views import Branches, _Times
 

@@ -13,73 +13,24 @@ import torch
 from sklearn.utils import gen_batches
 from torch import nn
 
-import sk_advdef._torch._interval_layers  # noqa: F401 (registers its rules)
 from sk_advdef._torch._blocks import decision_of
+from sk_advdef._torch._crown import raised
 from sk_advdef._torch._eot import draws
-from sk_advdef._torch._interval import (
-    Interval,
-    Linear,
-    NoBoundsError,
-    Unbounded,
-    gamma,
-    least,
-)
+from sk_advdef._torch._interval import Interval, Linear, NoBoundsError, gamma, least
 from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._kernel_views import OneVersusOne
 from sk_advdef._torch._net_view import NetView, dtype_of, frozen
+from sk_advdef._torch._propagation import KNOWN, propagate, ties
 from sk_advdef._torch._registry import build
 
 #: Rows that are bounded together.
 ROWS_AT_A_TIME = 256
-
-#: Part of the scores, in units of rounding, that a margin must exceed: what a softmax
-#: after them may round to a tie is not certified.
-TIE = 64
 
 #: What a row is taken from for another one.
 OTHER = 0.7390851
 
 #: Numbers in the differences of all pairs of classes, above which few are made at once.
 MANY_PAIRS = 4_000_000
-
-KNOWN = (
-    "Bounds are known for linear layers and convolutions, ReLU and most activations "
-    "that never fall, average and max pooling, batch normalization, dropout, sums, and "
-    "reshaping, slicing, joining and padding"
-)
-
-
-def propagate(module: nn.Module, box: Interval) -> Interval:
-    """Send a box through a module and name the part that it cannot pass."""
-    before = Unbounded.count()
-    try:
-        found = module(box)
-    except Unbounded as error:
-        where = _innermost(module, error)
-        raise NoBoundsError(f"{where} cannot be bounded: {error}. {KNOWN}.") from None
-    if box.unit and Unbounded.count() > before:
-        raise NoBoundsError(
-            f"{type(module).__name__} cannot be bounded: it catches the error of what "
-            f"cannot, and goes another way than with values. {KNOWN}."
-        )
-    if not isinstance(found, Interval):
-        raise NoBoundsError(
-            f"{type(module).__name__} cannot be bounded: it returns a "
-            f"{type(found).__name__}. {KNOWN}."
-        )
-    return found
-
-
-def _innermost(module: nn.Module, error: BaseException) -> str:
-    """Name the innermost module in which an error arose."""
-    found, trace = module, error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module):
-            found = owner
-        trace = trace.tb_next
-    name = next((n for n, part in module.named_modules() if part is found), "")
-    return f"The module {name!r} ({type(found).__name__})"
 
 
 def worst_margins(scores: Interval, columns: torch.Tensor) -> torch.Tensor:
@@ -172,6 +123,7 @@ def certified_margins(
     columns: np.ndarray,
     *,
     dtype: np.dtype,
+    method: str = "ibp",
 ) -> np.ndarray:
     """Lower bounds of the lead of a class over all others, anywhere in boxes.
 
@@ -179,11 +131,12 @@ def certified_margins(
     taken in float64, and every step widens them by the largest error that the view's
     own rounding can make. ``lower`` and ``upper`` are float64 arrays of the boxes'
     ends, ``dtype`` is that of the rows; what lies in a box may come as float32 and as
-    float64 all the same. Returns float64, shape (n_samples,).
+    float64 all the same. ``method="alpha-crown"`` asks CROWN too of rows that intervals
+    leave open. Returns float64, shape (n_samples,).
     """
     found = np.min(
         [
-            _margins_of(view, lower, upper, columns, kind_of(kind), first=not i)
+            _margins_of(view, lower, upper, columns, kind_of(kind), method, not i)
             for i, kind in enumerate(dtypes_within(view, dtype))
         ],
         axis=0,
@@ -197,7 +150,7 @@ def _margins_of(
     upper: np.ndarray,
     columns: np.ndarray,
     kind: torch.dtype,
-    *,
+    method: str,
     first: bool,
 ) -> np.ndarray:
     margins = []
@@ -211,10 +164,14 @@ def _margins_of(
             scores = propagate(view, box)
             if first and rows.start == 0:
                 _refuse_chance(view, torch.tensor(lower[:1], dtype=kind))
-            own = torch.tensor(columns[rows], device=scores.lower.device)
-            margins.append(_certain(scores, own).cpu().numpy())
+            own = torch.tensor(columns[rows])
+            leads = _certain(scores, own.to(scores.held.device)).cpu()
             if first:
                 _refuse_company(view, box, scores)
+            if method == "alpha-crown":
+                about = {"dtype": kind, "unit": unit}
+                leads = raised(view, box.ends, own, leads, about=about)
+            margins.append(leads.amin(dim=1).numpy())
     return np.concatenate(margins) if margins else np.zeros(0)
 
 
@@ -251,8 +208,8 @@ def _refuse_chance(view: nn.Module, rows: torch.Tensor) -> None:
 
 
 def _certain(scores: Interval, columns: torch.Tensor) -> torch.Tensor:
+    """Return the least leads over each class, infinite in a class's own column."""
     lead = worst_margins(scores, columns)
     own_column = torch.zeros_like(lead, dtype=torch.bool)
     own_column[torch.arange(len(columns)), columns] = True
-    lead = lead.masked_fill(own_column, torch.inf).amin(dim=1)
-    return lead - TIE * scores.unit * (1 + scores.magnitude.amax(dim=1))
+    return (lead - ties(scores)[:, None]).masked_fill(own_column, torch.inf)

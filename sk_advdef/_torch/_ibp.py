@@ -12,12 +12,13 @@ import torch
 from skorch.utils import to_tensor
 from torch import nn
 
-from sk_advdef._torch._bounds import propagate, worst_margins
+from sk_advdef._torch._bounds import worst_margins
 from sk_advdef._torch._criteria import ScoreLoss
 from sk_advdef._torch._interval import Interval
 from sk_advdef._torch._interval_layers import normalizes
 from sk_advdef._torch._net import LiveModel
 from sk_advdef._torch._net_view import output_kind, view_of_net
+from sk_advdef._torch._propagation import propagate
 
 #: What the regularizers ask for: bounds at most 1 / 0.5 times as wide as at the input,
 #: and half as much weight on the rarer of active and inactive units as on the other.

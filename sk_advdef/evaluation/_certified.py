@@ -21,7 +21,7 @@ from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
 from sk_advdef.evaluation._scores import check_kind, chosen
-from sk_advdef.training._certified_result import box_of, certificate
+from sk_advdef.training._certified_result import METHODS, box_of, certificate
 
 NAME = "certified_accuracy_score"
 
@@ -34,6 +34,7 @@ def certified_accuracy_score(
     *,
     norm: str = "linf",
     bounds: Any = (0.0, 1.0),
+    method: str = "ibp",
 ) -> float:
     """Certified accuracy: the share of rows proved to be answered rightly in a ball.
 
@@ -44,8 +45,9 @@ def certified_accuracy_score(
     - trees, forests and boosting: :class:`TreeExact`, exact but for its time limit;
     - linear models, behind scalers, PCA and selectors too: in closed form, exact but
       for rounding;
-    - whatever else has a differentiable view: interval bounds of that view, which are
-      loose unless the net was trained for them, as :class:`CertifiedClassifier` does.
+    - whatever else has a differentiable view: bounds of that view by ``method``, which
+      are loose unless the net was trained for them, as :class:`CertifiedClassifier`
+      does.
 
     Parameters
     ----------
@@ -62,6 +64,10 @@ def certified_accuracy_score(
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box that input stays in: two numbers, or arrays with a value a feature; None
         for no box.
+    method : {"ibp", "alpha-crown"}, default="ibp"
+        How nets are bounded: by intervals, or where these leave a row open by linear
+        bounds too, which prove more and take longer: see :class:`CertifiedClassifier`.
+        Trees and linear models need neither.
 
     Returns
     -------
@@ -110,16 +116,27 @@ def certified_accuracy_score(
     >>> bool(cross_val_score(model, X, y, scoring=scorer, cv=3).mean() > 0.5)
     True
     """
-    return float(certified_rows(estimator, X, y, eps, norm=norm, bounds=bounds).mean())
+    certified = certified_rows(
+        estimator, X, y, eps, norm=norm, bounds=bounds, method=method
+    )
+    return float(certified.mean())
 
 
 @with_gradients
 def certified_rows(
-    estimator: Any, X: Any, y: Any, eps: Any, *, norm: str = "linf", bounds: Any
+    estimator: Any,
+    X: Any,
+    y: Any,
+    eps: Any,
+    *,
+    norm: str = "linf",
+    bounds: Any,
+    method: str = "ibp",
 ) -> np.ndarray:
     """Tell for each row whether it is right and proved to stay so."""
     check_model(NAME, estimator)
     check_option(NAME, "norm", norm, NORMS)
+    check_option(NAME, "method", method, METHODS)
     estimator = chosen(estimator)
     X, y = as_rows(X), column_or_1d(y)
     check_consistent_length(X, y)
@@ -140,10 +157,12 @@ def certified_rows(
         return certified
     with torch_generators_kept():
         right = predict(estimator, X) == y
-    return right & (_margins(estimator, X, eps, norm, bounds) > 0)
+    return right & (_margins(estimator, X, eps, norm, bounds, method) > 0)
 
 
-def _margins(estimator: Any, X: Any, eps: Any, norm: str, bounds: Any) -> np.ndarray:
+def _margins(
+    estimator: Any, X: Any, eps: Any, norm: str, bounds: Any, method: str
+) -> np.ndarray:
     from sk_advdef._torch._affine import affine_map, is_affine, rounding_of
     from sk_advdef._torch._bounds import bounded_view, dtypes_within
 
@@ -152,11 +171,11 @@ def _margins(estimator: Any, X: Any, eps: Any, norm: str, bounds: Any) -> np.nda
     if not is_affine(view):
         if norm != "linf":
             raise ValueError(
-                f"{NAME} bounds {type(estimator).__name__} by intervals, which know "
+                f"{NAME} bounds {type(estimator).__name__} by boxes, which know "
                 'norm="linf" only. What is certified there holds for the L2 ball of '
                 "the same eps too, which lies inside."
             )
-        return certificate(NAME, estimator, X, eps, bounds).margin
+        return certificate(NAME, estimator, X, eps, bounds, method).margin
     table = Table(X)
     values = table.values
     ends = box_of(NAME, values, eps, bounds)

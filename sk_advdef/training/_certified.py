@@ -261,7 +261,9 @@ class CertifiedClassifier(TrainingClassifier):
         self.classes_ = classes
         return self
 
-    def certify(self, X: Any, *, eps: Any = None) -> CertifiedResult:
+    def certify(
+        self, X: Any, *, eps: Any = None, method: str = "ibp"
+    ) -> CertifiedResult:
         """Tell which answers are proved to stay as they are.
 
         Parameters
@@ -270,6 +272,10 @@ class CertifiedClassifier(TrainingClassifier):
             Rows inside ``bounds``.
         eps : float, array of floats or None, default=None
             Radius (Linf) in units of ``X``; None is the ``eps`` of the classifier.
+        method : {"ibp", "alpha-crown"}, default="ibp"
+            How it is proved: by interval bounds, or where these leave a row open by
+            linear bounds too. The latter prove more and take longer: see the notes of
+            the class.
 
         Returns
         -------
@@ -281,7 +287,7 @@ class CertifiedClassifier(TrainingClassifier):
         check_is_fitted(self)
         X = self._rows(X)
         eps = self.eps if eps is None else eps
-        return certificate(self, self.estimator_, X, eps, self.bounds)
+        return certificate(self, self.estimator_, X, eps, self.bounds, method)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities.

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from sk_advdef._torch._models import classes_of, predict, torch_generators_kept
+from sk_advdef._validation import check_option
 from sk_advdef.attacks._geometry import check_bounds, check_eps
 from sk_advdef.attacks._table import Table, check_columns
+
+#: How answers of nets are proved to stay.
+METHODS = ("ibp", "alpha-crown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,8 @@ class CertifiedResult:
         otherwise. True is proved; False is "not proved", which is less than "broken".
     margin : ndarray of float64 of shape (n_samples,)
         Lower bound of the score of the class answered minus the best other one,
-        anywhere within ``eps`` and the box; above 0 where the row is certified.
+        anywhere within ``eps`` and the box; above 0 where the row is certified. How
+        close a bound it is of other rows was not asked.
 
     See Also
     --------
@@ -62,11 +67,12 @@ def box_of(
 
 
 def certificate(
-    owner: object, estimator: Any, X: Any, eps: Any, bounds: Any
+    owner: object, estimator: Any, X: Any, eps: Any, bounds: Any, method: str
 ) -> CertifiedResult:
-    """Certify the answers of a fitted estimator by interval bounds of its view."""
+    """Certify the answers of a fitted estimator by bounds of its view."""
     from sk_advdef._torch._bounds import bounded_view, certified_margins
 
+    check_option(owner, "method", method, METHODS)
     check_columns(owner, estimator, X)
     table = Table(X)
     lower, upper = box_of(owner, table.values, eps, bounds)
@@ -75,5 +81,7 @@ def certificate(
         classes = classes_of(estimator)
         columns = np.searchsorted(classes, answers)
         view = bounded_view(estimator)
-        margin = certified_margins(view, lower, upper, columns, dtype=table.computed)
+        margin = certified_margins(
+            view, lower, upper, columns, dtype=table.computed, method=method
+        )
     return CertifiedResult(margin > 0, margin)
