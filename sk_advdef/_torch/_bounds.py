@@ -26,6 +26,11 @@ from sk_advdef._torch._registry import build
 #: Rows that are bounded together.
 ROWS_AT_A_TIME = 256
 
+#: How bounds are found -> whether CROWN refines those of ReLUs too, once for each time
+#: that it is tried on rows left open so far.
+REFINING: dict[str, tuple[bool, ...]]
+REFINING = {"ibp": (), "crown-ibp": (False,), "alpha-crown": (False, True)}
+
 #: What a row is taken from for another one.
 OTHER = 0.7390851
 
@@ -131,8 +136,8 @@ def certified_margins(
     taken in float64, and every step widens them by the largest error that the view's
     own rounding can make. ``lower`` and ``upper`` are float64 arrays of the boxes'
     ends, ``dtype`` is that of the rows; what lies in a box may come as float32 and as
-    float64 all the same. ``method="alpha-crown"`` asks CROWN too of rows that intervals
-    leave open. Returns float64, shape (n_samples,).
+    float64 all the same. ``method`` is one of ``METHODS``. Returns float64, shape
+    (n_samples,).
     """
     found = np.min(
         [
@@ -168,9 +173,10 @@ def _margins_of(
             leads = _certain(scores, own.to(scores.held.device)).cpu()
             if first:
                 _refuse_company(view, box, scores)
-            if method == "alpha-crown":
+            for refines in REFINING[method]:
                 about = {"dtype": kind, "unit": unit}
-                leads = raised(view, box.ends, own, leads, about=about)
+                given = view, box.ends, own, leads
+                leads = raised(*given, about=about, refines=refines)
             margins.append(leads.amin(dim=1).numpy())
     return np.concatenate(margins) if margins else np.zeros(0)
 

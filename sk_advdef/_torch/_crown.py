@@ -42,6 +42,8 @@ class Leads:
         ``dtype`` and ``unit`` of the rows as the view gets them.
     slopes : sequence of torch.Tensor
         Those to begin with.
+    known : sequence of pairs of tensors
+        Bounds of what goes into each ReLU, where better ones are known.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Leads:
         other: torch.Tensor,
         about: dict[str, Any],
         slopes: Sequence[torch.Tensor] = (),
+        known: Sequence[Ends] = (),
     ) -> None:
-        ledger = Ledger(len(own), list(slopes))
+        ledger = Ledger(len(own), list(slopes), list(known))
         scores = propagate(view, Lined.start(*ends, ledger, raw=True, **about))
         assert scores.point is not None
         own, other = (columns.to(scores.point.device) for columns in (own, other))
@@ -113,6 +116,7 @@ def raised(
     leads: torch.Tensor,
     *,
     about: dict[str, Any],
+    refines: bool,
 ) -> torch.Tensor:
     """Raise lower bounds of a class's leads, of rows where one is not above 0.
 
@@ -131,30 +135,60 @@ def raised(
         Lower bounds so far, infinite in a class's own column.
     about : dict
         ``dtype`` and ``unit`` of the rows as the view gets them.
+    refines : bool
+        Whether to bound what goes into each ReLU this way too, and not by intervals.
     """
     leads = leads.clone()
-    at_a_time = 0
-    going = ~(leads > 0).all(dim=1)
-    while bool(going.any()):
-        asked = going.nonzero()[:, 0]
+    left = (~(leads > 0).all(dim=1)).nonzero()[:, 0]
+    if not len(left):
+        return leads
+    alone = Leads(view, _of(left[:1], ends), own[left[:1]], own[left[:1]], about)
+    values = sum(slope.numel() for slope in alone.slopes)
+    at_a_time = max(1, min(LEADS_AT_A_TIME, MANY_SLOPES // max(values, 1)))
+    for some in gen_batches(len(left), at_a_time):
+        rows = left[some]
+        given = _of(rows, ends)
+        known = _refined(view, given, about) if refines else []
+        leads[rows] = _raised(view, given, own[rows], leads[rows], about, known)
+    return leads
+
+
+def _raised(
+    view: nn.Module,
+    ends: Ends,
+    own: torch.Tensor,
+    leads: torch.Tensor,
+    about: dict[str, Any],
+    known: list[Ends],
+) -> torch.Tensor:
+    going = torch.arange(len(own))
+    while len(going):
         # what is no number counts as the least
-        other = leads[asked].nan_to_num(-torch.inf, posinf=torch.inf).argmin(dim=1)
-        if not at_a_time:
-            first = _of(asked[:1], ends), own[asked[:1]], other[:1]
-            values = sum(s.numel() for s in Leads(view, *first, about).slopes)
-            at_a_time = max(1, min(LEADS_AT_A_TIME, MANY_SLOPES // max(values, 1)))
-        for some in gen_batches(len(asked), at_a_time):
-            rows, columns = asked[some], other[some]
-            found = _found(view, _of(rows, ends), own[rows], columns, about)
-            before = leads[rows, columns]
-            leads[rows, columns] = torch.where(found > before, found, before)
-            going[rows] = leads[rows, columns] > 0
-        going &= ~(leads > 0).all(dim=1)
+        other = leads[going].nan_to_num(-torch.inf, posinf=torch.inf).argmin(dim=1)
+        of_them = [_of(going, pair) for pair in known]
+        given = _of(going, ends), own[going], other, about, of_them
+        found, before = _found(view, *given), leads[going, other]
+        leads[going, other] = torch.where(found > before, found, before)
+        proved = leads[going, other] > 0
+        going = going[proved & ~(leads[going] > 0).all(dim=1)]
     return leads
 
 
 def _of(rows: torch.Tensor, ends: Ends) -> Ends:
     return ends[0][rows], ends[1][rows]
+
+
+def _refined(view: nn.Module, ends: Ends, about: dict[str, Any]) -> list[Ends]:
+    """Bound what goes into each ReLU, row by row: a row alone owes all that is owed."""
+    rows = []
+    for row in torch.arange(len(ends[0])):
+        ledger = Ledger(1, refines=True)
+        propagate(view, Lined.start(*_of(row[None], ends), ledger, raw=True, **about))
+        rows.append(ledger.known)
+    return [
+        (torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]))
+        for pairs in zip(*rows, strict=True)
+    ]
 
 
 def _found(
@@ -163,14 +197,16 @@ def _found(
     own: torch.Tensor,
     other: torch.Tensor,
     about: dict[str, Any],
+    known: list[Ends],
 ) -> torch.Tensor:
     """Search for bounds of rows together, and prove what is above 0 by itself."""
-    leads = Leads(view, ends, own, other, about)
+    leads = Leads(view, ends, own, other, about, known=known)
     found = leads.search()
     for row in (found > 0).nonzero()[:, 0]:
-        # whatever a module does to the order of rows: a row alone owes all that is owed
+        # whatever a module does to the order of rows
         at = row[None]
         slopes = [slope[at] for slope in leads.slopes]
-        alone = Leads(view, _of(at, ends), own[at], other[at], about, slopes)
+        of_it = [_of(at, pair) for pair in known]
+        alone = Leads(view, _of(at, ends), own[at], other[at], about, slopes, of_it)
         found[at] = torch.minimum(found[at], alone.bounds())
     return found

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sklearn.utils import gen_batches
 from torch.autograd import Function
 from torch.nn import functional as F
 
@@ -27,6 +28,9 @@ _T = torch.Tensor
 
 #: Unit of rounding of float64, in which bounds are computed.
 OWN_UNIT = 2.0**-53
+
+#: Numbers of a gradient of some values at a time.
+MANY_VALUES = 2_000_000
 
 #: Rules that move values about, and no more.
 _MOVING = {rules.layout, rules.several, rules.getitem, layers.dropout}
@@ -60,10 +64,17 @@ class Ledger:
     slopes : list of torch.Tensor
         Slope of the line below each ReLU, in [0, 1], a tensor for each call of one; is
         filled with a first choice where it is empty.
+    known : list of pairs of tensors
+        Bounds of what goes into each ReLU, where better ones are known.
+    refines : bool, default=False
+        Whether better ones are to be found and collected in ``known``. This is for one
+        row.
     """
 
     rows: int
     slopes: list[torch.Tensor] = field(default_factory=list)
+    known: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    refines: bool = False
     used: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +87,43 @@ class Ledger:
             first = (upper > -lower).to(lower.dtype)
             self.slopes.append(first.requires_grad_())
         return lambda: self.slopes[at].to(lower)
+
+    def tighten(self, x: Interval) -> None:
+        """Give what goes into the next ReLU the bounds that are known of it."""
+        if self.refines:
+            # before the first one, bounds by intervals are hardly to be bettered
+            self.known.append(_refined(x, self) if self.used else x.ends)
+        if self.used < len(self.known):
+            x._ends, x._middle = self.known[self.used], None
+
+
+def _refined(x: Interval, ledger: Ledger) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bound one row's values, each by itself, of which it is unsure where they lie."""
+    point = x.point
+    assert point is not None
+    lower, upper = (end.clone() for end in x.ends)
+    places = ((lower < 0) & (upper > 0)).flatten().nonzero()[:, 0]
+    # memory is that of all values so far, times those bounded at a time
+    size = point.numel() + sum(slope.numel() for slope in ledger.slopes)
+    for some in gen_batches(len(places), max(1, MANY_VALUES // size)):
+        at = places[some]
+        each = torch.zeros(len(at), point.numel(), dtype=point.dtype)
+        each = each.to(point.device)
+        each[torch.arange(len(at)), at] = 1
+        each = each.unflatten(1, point.shape)
+        value = point.detach().flatten()[at]
+        for end, sign in ((lower, 1), (upper, -1)):
+            (charge,) = torch.autograd.grad(
+                point,
+                ledger.account,
+                sign * each,
+                retain_graph=True,
+                is_grads_batched=True,
+            )
+            found = sign * value + charge[:, 0].to(value)
+            before = sign * end.view(-1)[at]
+            end.view(-1)[at] = sign * torch.where(found > before, found, before)
+    return lower, upper
 
 
 def _of_rows(values: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
@@ -146,8 +194,17 @@ class Lined(Interval):
         # what is written to is another one afterwards
         before = [_copy(x) for x in given]
         exact = _exact(args), {name: _exact(value) for name, value in kwargs.items()}
+        bends = (
+            func in _HINGES
+            and isinstance(args[0], Lined)
+            and 0 <= _fall(args, kwargs) <= 1
+            and _goes_on(args[0], [])
+        )
         # whatever the module turns off: a gradient that is missing would be wrong
         with torch.inference_mode(False), torch.enable_grad():
+            if bends:
+                args[0].ledger.tighten(args[0])
+                before = [_copy(args[0])]
             found = super().__torch_function__(func, types, args, kwargs)
             if not intervals([found]):
                 return found
@@ -156,8 +213,8 @@ class Lined(Interval):
                 return tuple(_moved(x, before, ledger) for x in found)
             if func in _CUTTING:
                 found.point = before[0].point
-            if func in _HINGES and len(before) == 1:
-                return _hinged(found, before[0], ledger, args[1:], kwargs)
+            if bends:
+                return _hinged(found, before[0], ledger, _fall(args, kwargs))
             if how is rules.to:
                 return _charged(found, before[0], before, ledger)
             if how in _MOVING and func is not F.pad:
@@ -261,15 +318,17 @@ def _charge(
     return charged
 
 
-def _hinged(
-    found: Interval, x: Interval, ledger: Ledger, args: Any, kwargs: dict[str, Any]
-) -> Lined:
-    """Go on from a ReLU, or a leaky one that falls nowhere and bends upward."""
-    k = float(kwargs.get("negative_slope", 0.0))
-    if args and not isinstance(args[0], bool):
-        k = float(args[0])
-    if not (0 <= k <= 1 and _goes_on(found, [x])):
-        return _fresh(found, ledger)
+def _fall(args: Any, kwargs: dict[str, Any]) -> float:
+    """Return the slope of a ReLU below 0, or what no line is known for."""
+    given = [v for v in (*args[1:], *kwargs.values()) if not isinstance(v, bool)]
+    try:
+        return float(given[0]) if given else 0.0
+    except (TypeError, ValueError, RuntimeError):
+        return -1.0
+
+
+def _hinged(found: Interval, x: Interval, ledger: Ledger, k: float) -> Lined:
+    """Go on from a ReLU, which may be a leaky one that bends upward."""
     lower, upper = x.ends
     on, off = lower >= 0, upper <= 0
     # not (on | off) but for bounds that are no numbers, of which nothing is known

@@ -13,7 +13,7 @@ from sk_advdef.attacks._geometry import check_bounds, check_eps
 from sk_advdef.attacks._table import Table, check_columns
 
 #: How answers of nets are proved to stay.
-METHODS = ("ibp", "alpha-crown")
+METHODS = ("ibp", "crown-ibp", "alpha-crown")
 
 
 @dataclass(frozen=True, eq=False)
