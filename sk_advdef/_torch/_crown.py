@@ -63,6 +63,8 @@ class Leads:
         rows = torch.arange(len(own), device=own.device)
         lead = scores.point[rows, own] - scores.point[rows, other]
         self.account, self.slopes = ledger.account, ledger.slopes
+        #: whether the bounds of rows are mixed up; not those of one
+        self.astray = ledger.astray
         self.lead = lead.to(self.account)
         self.ties = ties(scores).detach().to(self.account)
 
@@ -83,7 +85,8 @@ class Leads:
         """
         best = [slope.detach().clone() for slope in self.slopes]
         found = self.bounds().detach()
-        if not best:
+        # where a lead owes nothing to any ReLU there is nothing to be learned
+        if not best or not self.bounds(learn=True).requires_grad:
             return found
         step = torch.optim.Adam(self.slopes, lr=STEP_SIZE)
         falls = torch.optim.lr_scheduler.ExponentialLR(step, DECAY)
@@ -91,7 +94,9 @@ class Leads:
             if bool((found > 0).all()):
                 break
             total = -self.bounds(learn=True).sum()
-            grads = torch.autograd.grad(total, self.slopes, retain_graph=True)
+            grads = torch.autograd.grad(
+                total, self.slopes, retain_graph=True, allow_unused=True
+            )
             for slope, grad in zip(self.slopes, grads, strict=True):
                 slope.grad = grad
             step.step()
@@ -103,7 +108,9 @@ class Leads:
             better = (bounds > found) & ~(found > 0)
             found = torch.where(better, bounds, found)
             for kept, slope in zip(best, self.slopes, strict=True):
-                kept[better.to(kept.device)] = slope.detach()[better.to(kept.device)]
+                # of one row, wherever it is, all are its own
+                which = better.expand(len(kept)) if len(better) == 1 else better
+                kept[which.to(kept.device)] = slope.detach()[which.to(kept.device)]
         self.slopes[:] = best
         return found
 
@@ -142,9 +149,15 @@ def raised(
     left = (~(leads > 0).all(dim=1)).nonzero()[:, 0]
     if not len(left):
         return leads
-    alone = Leads(view, _of(left[:1], ends), own[left[:1]], own[left[:1]], about)
-    values = sum(slope.numel() for slope in alone.slopes)
-    at_a_time = max(1, min(LEADS_AT_A_TIME, MANY_SLOPES // max(values, 1)))
+    # another axis may be as long as there are rows, but not as long as both numbers
+    tried = [
+        Leads(view, _of(some, ends), own[some], own[some], about)
+        for some in (left[[0, -1]], left[[0, -1, 0]])
+    ]
+    values = sum(slope.numel() for slope in tried[0].slopes) // 2 + 1
+    at_a_time = max(1, min(LEADS_AT_A_TIME, MANY_SLOPES // values))
+    if any(one.astray for one in tried):
+        at_a_time = 1
     for some in gen_batches(len(left), at_a_time):
         rows = left[some]
         given = _of(rows, ends)
@@ -165,7 +178,7 @@ def _raised(
     while len(going):
         # what is no number counts as the least
         other = leads[going].nan_to_num(-torch.inf, posinf=torch.inf).argmin(dim=1)
-        of_them = [_of(going, pair) for pair in known]
+        of_them = known if len(own) == 1 else [_of(going, pair) for pair in known]
         given = _of(going, ends), own[going], other, about, of_them
         found, before = _found(view, *given), leads[going, other]
         leads[going, other] = torch.where(found > before, found, before)
@@ -179,7 +192,7 @@ def _of(rows: torch.Tensor, ends: Ends) -> Ends:
 
 
 def _refined(view: nn.Module, ends: Ends, about: dict[str, Any]) -> list[Ends]:
-    """Bound what goes into each ReLU, row by row: a row alone owes all that is owed."""
+    """Bound what goes into each ReLU, each row alone."""
     rows = []
     for row in torch.arange(len(ends[0])):
         ledger = Ledger(1, refines=True)
@@ -199,14 +212,20 @@ def _found(
     about: dict[str, Any],
     known: list[Ends],
 ) -> torch.Tensor:
-    """Search for bounds of rows together, and prove what is above 0 by itself."""
+    """Search for bounds of rows together, and prove what is above 0 by itself.
+
+    Whatever a module does to the order of rows, one row alone owes all that is owed; so
+    nothing else is taken for a bound.
+    """
     leads = Leads(view, ends, own, other, about, known=known)
-    found = leads.search()
-    for row in (found > 0).nonzero()[:, 0]:
-        # whatever a module does to the order of rows
+    together = leads.search()
+    found = torch.full_like(together, -torch.inf)
+    if len(own) == 1:
+        return torch.where(together > 0, together, found)
+    for row in (together > 0).nonzero()[:, 0]:
         at = row[None]
         slopes = [slope[at] for slope in leads.slopes]
         of_it = [_of(at, pair) for pair in known]
         alone = Leads(view, _of(at, ends), own[at], other[at], about, slopes, of_it)
-        found[at] = torch.minimum(found[at], alone.bounds())
+        found[at] = alone.bounds()
     return found

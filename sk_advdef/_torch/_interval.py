@@ -238,7 +238,7 @@ class Interval(torch.Tensor):
         if any(x.unit and torch.is_autocast_enabled(_kind(x)) for x in given):
             raise Unbounded("autocast rounds in ways that bounds do not know")
         try:
-            return _within_range(rule(func, *args, **kwargs))
+            return _within_range(rule(func, *args, **kwargs), given)
         except (TypeError, IndexError, ValueError, OverflowError) as error:
             name = getattr(func, "__name__", str(func))
             why = f"no bounds are known for {name}() called like this: {error}"
@@ -263,13 +263,15 @@ def _learns_as(
     return any(v.requires_grad for v in made) == any(v.requires_grad for v in source)
 
 
-def _within_range(found: Any) -> Any:
+def _within_range(found: Any, given: list[Interval]) -> Any:
     """Leave nothing known of what the dtype that is bounded may not hold."""
     if isinstance(found, Interval) and found.unit:
         beyond = found.magnitude > largest_held(found)
         if bool(beyond.any()):
             lower, upper = (end.masked_fill(beyond, torch.nan) for end in found.ends)
-            found = found.like(lower, upper, found.point)
+            rest = found.like(lower, upper, found.point)
+            written = any(found is x for x in given)
+            found = found.written(rest) if written else rest
     return found
 
 

@@ -315,7 +315,7 @@ def add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Interval:
 def sub(func: Any, x: Any, y: Any) -> Interval:
     """Subtract bounds, or a constant; a tensor from itself leaves nothing."""
     if isinstance(x, Interval) and isinstance(y, Interval) and _same(x, y):
-        zeros = torch.zeros_like(x.lower)
+        zeros = 0 * x.lower + 0 * x.upper  # no numbers where nothing is known
         return x.like(zeros, zeros, _points(torch.sub, x, y), linear=None)
     return x + (-y)
 

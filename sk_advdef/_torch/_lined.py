@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sklearn.utils import gen_batches
 from torch.autograd import Function
 from torch.nn import functional as F
 
 from sk_advdef._torch import _interval_layers as layers
 from sk_advdef._torch import _interval_rules as rules
-from sk_advdef._torch._interval import RULES, Interval, Unbounded, intervals
+from sk_advdef._torch._interval import RULES, Interval, intervals
 
 _T = torch.Tensor
 
@@ -75,6 +74,8 @@ class Ledger:
     slopes: list[torch.Tensor] = field(default_factory=list)
     known: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     refines: bool = False
+    #: whether rows left the first axis, so that charges of several are mixed up
+    astray: bool = False
     used: int = 0
 
     def __post_init__(self) -> None:
@@ -101,12 +102,13 @@ def _refined(x: Interval, ledger: Ledger) -> tuple[torch.Tensor, torch.Tensor]:
     """Bound one row's values, each by itself, of which it is unsure where they lie."""
     point = x.point
     assert point is not None
-    lower, upper = (end.clone() for end in x.ends)
+    lower, upper = (end.clone(memory_format=torch.contiguous_format) for end in x.ends)
     places = ((lower < 0) & (upper > 0)).flatten().nonzero()[:, 0]
+    if not len(places):
+        return lower, upper
     # memory is that of all values so far, times those bounded at a time
     size = point.numel() + sum(slope.numel() for slope in ledger.slopes)
-    for some in gen_batches(len(places), max(1, MANY_VALUES // size)):
-        at = places[some]
+    for at in places.split(max(1, MANY_VALUES // size)):
         each = torch.zeros(len(at), point.numel(), dtype=point.dtype)
         each = each.to(point.device)
         each[torch.arange(len(at)), at] = 1
@@ -191,6 +193,8 @@ class Lined(Interval):
         kwargs = kwargs or {}
         given = intervals([*args, *kwargs.values()])
         how = _WRITTEN.get(func, RULES.get(func))
+        args = tuple(_ordinary(arg) for arg in args)
+        kwargs = {name: _ordinary(value) for name, value in kwargs.items()}
         # what is written to is another one afterwards
         before = [_copy(x) for x in given]
         exact = _exact(args), {name: _exact(value) for name, value in kwargs.items()}
@@ -224,6 +228,16 @@ class Lined(Interval):
                 return _fresh(found, ledger)
             alone = RULES[func](func, *exact[0], **exact[1])
             return _charged(found, alone, before, ledger)
+
+
+def _ordinary(value: Any) -> Any:
+    """Return a constant as one that gradients may go by, if it is none."""
+    if type(value) in (tuple, list):
+        return type(value)(_ordinary(part) for part in value)
+    if torch.is_tensor(value) and not isinstance(value, Interval):
+        with torch.inference_mode(False):
+            return value.clone() if value.is_inference() else value
+    return value
 
 
 def _copy(x: Interval) -> Interval:
@@ -308,10 +322,7 @@ def _charged(
 def _charge(
     found: Interval, value: torch.Tensor, error: torch.Tensor, ledger: Ledger
 ) -> torch.Tensor:
-    if len(value) != ledger.rows:
-        raise Unbounded(
-            'its rows leave the first axis, where only method="ibp" can follow'
-        )
+    ledger.astray |= len(value) != ledger.rows
     terms = found.held[0].numel() + 64
     error = error + 8 * terms * OWN_UNIT * found.magnitude
     charged: torch.Tensor = _Charged.apply(value, ledger.account, error)

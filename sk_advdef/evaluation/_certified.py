@@ -64,10 +64,10 @@ def certified_accuracy_score(
     bounds : tuple (low, high) or None, default=(0.0, 1.0)
         Box that input stays in: two numbers, or arrays with a value a feature; None
         for no box.
-    method : {"ibp", "alpha-crown"}, default="ibp"
+    method : {"ibp", "crown-ibp", "alpha-crown"}, default="ibp"
         How nets are bounded: by intervals, or where these leave a row open by linear
-        bounds too, which prove more and take longer: see :class:`CertifiedClassifier`.
-        Trees and linear models need neither.
+        bounds too, which prove more and take longer: see *Methods* in the notes of
+        :class:`CertifiedClassifier`. Trees and linear models need none of it.
 
     Returns
     -------

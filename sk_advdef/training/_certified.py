@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_advdef._base import all_or_nothing
 from sk_advdef._progress import progress
-from sk_advdef._torch._models import is_net, last_step
+from sk_advdef._torch._models import is_net, last_step, with_gradients
 from sk_advdef._validation import (
     check_classifier,
     check_flag,
@@ -135,8 +135,18 @@ class CertifiedClassifier(TrainingClassifier):
     instructions for bfloat16 this saves time. A module that answers under autocast
     cannot be certified.
 
-    *What it costs.* Bounds by intervals are loose on a net that was not trained for
-    them: expect nothing to be certified there. Training for them costs clean accuracy.
+    *Methods.* ``certify`` by ``"ibp"`` takes interval bounds, as in training [1]_. They
+    are loose on a net that was not trained for them. ``"crown-ibp"`` then bounds each
+    lead of the class answered, of rows left open, by a linear function of the input
+    that goes backward through the net, in which a line stands for each ReLU, leaky ones
+    too [3]_; the lines' slopes are searched for each lead, by 20 steps of Adam [4]_.
+    Intervals still bound what goes into each ReLU: ``"alpha-crown"`` bounds that by
+    linear functions too, by two backward passes a unit that may be on or off, where
+    [4]_ searches those slopes as well. Behind any other function that is no line
+    (sigmoid, max pooling, clipping, a product) linear bounds start anew from intervals.
+    Where modules move rows off the first axis they are bounded one by one.
+
+    *What it costs.* Training for bounds costs clean accuracy.
 
     **What an adaptive attacker does to it**: within ``eps`` and ``bounds``, nothing to
     a certified row: this is a proof about this model, not a record of attacks that
@@ -150,6 +160,12 @@ class CertifiedClassifier(TrainingClassifier):
        Training Verifiably Robust Models", 2018, arXiv:1810.12715.
     .. [2] Z. Shi, Y. Wang, H. Zhang, J. Yi, C.-J. Hsieh, "Fast Certified Robust
        Training with Short Warmup", NeurIPS 2021, arXiv:2103.17268.
+    .. [3] H. Zhang, T.-W. Weng, P.-Y. Chen, C.-J. Hsieh, L. Daniel, "Efficient Neural
+       Network Robustness Certification with General Activation Functions", NeurIPS
+       2018, arXiv:1811.00866.
+    .. [4] K. Xu et al., "Fast and Complete: Enabling Complete Neural Network
+       Verification with Rapid and Massively Parallel Incomplete Verifiers", ICLR 2021,
+       arXiv:2011.13824.
 
     Examples
     --------
@@ -261,6 +277,7 @@ class CertifiedClassifier(TrainingClassifier):
         self.classes_ = classes
         return self
 
+    @with_gradients
     def certify(
         self, X: Any, *, eps: Any = None, method: str = "ibp"
     ) -> CertifiedResult:
@@ -272,10 +289,9 @@ class CertifiedClassifier(TrainingClassifier):
             Rows inside ``bounds``.
         eps : float, array of floats or None, default=None
             Radius (Linf) in units of ``X``; None is the ``eps`` of the classifier.
-        method : {"ibp", "alpha-crown"}, default="ibp"
-            How it is proved: by interval bounds, or where these leave a row open by
-            linear bounds too. The latter prove more and take longer: see the notes of
-            the class.
+        method : {"ibp", "crown-ibp", "alpha-crown"}, default="ibp"
+            How it is proved; each of these goes on where the one before leaves a row
+            open: see *Methods* in the notes of the class.
 
         Returns
         -------

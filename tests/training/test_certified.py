@@ -48,9 +48,9 @@ def trained():
     return make(quick_net()).fit(X, y)
 
 
-def assert_holds(model, X, eps, bounds=None):
+def assert_holds(model, X, eps, bounds=None, method="ibp"):
     """Try to break what is certified: gradients, questions, corners, random rows."""
-    result = model.certify(X, eps=eps)
+    result = model.certify(X, eps=eps, method=method)
     np.testing.assert_array_equal(result.certified, result.margin > 0)
     answers = model.predict(X)
     sure = np.flatnonzero(result.certified)
@@ -81,6 +81,31 @@ def test_nothing_breaks_what_is_certified(trained, eps):
         trained.certify(X).certified.sum()
         == trained.certify(X, eps=EPS).certified.sum()
     )
+
+
+@pytest.mark.parametrize("method", ["crown-ibp", "alpha-crown"])
+def test_linear_bounds_certify_more(trained, method):
+    by_intervals = trained.certify(X, eps=0.9)
+    result = assert_holds(trained, X, 0.9, method=method)
+    assert (result.margin >= by_intervals.margin).all()
+    assert result.certified.sum() > by_intervals.certified.sum()
+    with torch.inference_mode():  # and where a caller has no use for gradients
+        again = trained.certify(X[:20], eps=0.9, method=method)
+    np.testing.assert_array_equal(again.certified, result.certified[:20])
+    plain = NetClassifier(quick_net(max_epochs=5), random_state=0)
+    model = make_pipeline(StandardScaler(), plain).fit(X, y)
+    shares = [
+        certified_accuracy_score(model, X, y, 0.3, bounds=None, method=how)
+        for how in ("ibp", method)
+    ]
+    assert shares[0] < shares[1] <= model.score(X, y)
+
+
+def test_a_method_that_there_is_not(trained):
+    with pytest.raises(ValueError, match="'method' parameter of CertifiedClassifier"):
+        trained.certify(X, method="lines")
+    with pytest.raises(ValueError, match="'method' parameter of certified_accuracy"):
+        certified_accuracy_score(RandomForestClassifier(), X, y, 0.1, method="crown")
 
 
 def test_far_more_is_certified_than_without_the_training():

@@ -1,0 +1,401 @@
+"""Linear bounds: equal to CROWN by hand, below every margin that a net can have."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sk_advdef._torch import _crown, _lined
+from sk_advdef._torch._bounds import certified_margins
+from sk_advdef._torch._crown import Leads
+from sk_advdef.training._certified_result import METHODS
+from tests._torch.test_bounds import MODULES, seeded_rows
+
+ABOUT = {"dtype": torch.float32, "unit": 2.0**-24}
+
+
+def mlp(*widths, act=nn.ReLU, seed=0):
+    """Make a net of linear layers with an activation between them."""
+    torch.manual_seed(seed)
+    layers = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), act()]
+    return nn.Sequential(*layers[:-1]).requires_grad_(False)
+
+
+def asked(net, x, eps):
+    """Return the arguments of Leads: the class answered over the next one."""
+    with torch.no_grad():
+        scores = net(x.clone())
+    own = scores.argmax(dim=1)
+    x = x.double()
+    return net, (x - eps, x + eps), own, (own + 1) % scores.shape[1], ABOUT
+
+
+def by_hand(layers, x, eps, own, other, slopes, ends, k=0.0):
+    """Bound a lead of one row by matrices, given bounds of what goes into each ReLU."""
+    weights = [layer.weight.double().numpy() for layer in layers]
+    biases = [layer.bias.double().numpy() for layer in layers]
+    back = weights[-1][own] - weights[-1][other]
+    total = biases[-1][own] - biases[-1][other]
+    for at in reversed(range(len(ends))):
+        lower, upper = ends[at]
+        below, above, rise = (np.empty_like(lower) for _ in range(3))
+        for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
+            if low >= 0:
+                below[i], above[i], rise[i] = 1, 1, 0
+            elif high <= 0:
+                below[i], above[i], rise[i] = k, k, 0
+            else:
+                below[i] = k + (1 - k) * slopes[at][i]
+                above[i] = (high - k * low) / (high - low)
+                rise[i] = high - above[i] * high
+        total += np.minimum(back, 0) @ rise
+        back = np.where(back > 0, back * below, back * above)
+        total += back @ biases[at]
+        back = back @ weights[at]
+    return total + back @ x - eps * np.abs(back).sum()
+
+
+def intervals_by_hand(layers, x, eps, k):
+    """Bound what goes into each ReLU by intervals."""
+    low, high, ends = x - eps, x + eps, []
+    for layer in layers[:-1]:
+        weight, bias = layer.weight.double().numpy(), layer.bias.double().numpy()
+        center, radius = (low + high) / 2, (high - low) / 2
+        low = weight @ center + bias - np.abs(weight) @ radius
+        high = weight @ center + bias + np.abs(weight) @ radius
+        ends.append((low, high))
+        low, high = (np.where(end > 0, end, k * end) for end in (low, high))
+    return ends
+
+
+@pytest.mark.parametrize("k", [0.0, 0.2])
+def test_bounds_are_those_of_crown_by_hand(k):
+    net = mlp(5, 12, 9, 4, act=lambda: nn.LeakyReLU(k) if k else nn.ReLU())
+    x, eps = seeded_rows(6, 5), 0.2
+    args = asked(net, x, eps)
+    leads = Leads(*args)
+    layers, own, other = net[::2], args[2], args[3]
+
+    def expected():
+        slopes = [slope.detach().numpy() for slope in leads.slopes]
+        rows = x.double().numpy()
+        return [
+            by_hand(
+                *(layers, row, eps, own[i], other[i], [s[i] for s in slopes]),
+                intervals_by_hand(layers, row, eps, k),
+                k,
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    # what rounding is allowed for takes off a little, and never adds
+    for found in (leads.bounds(), leads.search(), leads.bounds()):
+        gap = np.array(expected()) - found.numpy()
+        assert (gap >= 0).all() and (gap < 1e-3).all()
+
+
+def test_what_goes_into_a_relu_is_bounded_as_a_lead_is():
+    """A unit of the second layer is the lead of a net that ends there."""
+    net = mlp(4, 10, 7, 3)
+    args = asked(net, seeded_rows(3, 4), 0.3)
+    known = _crown._refined(net, args[1], ABOUT)
+    first, second = known
+    layers = net[::2]
+    for row in range(3):
+        x = args[1][0][row].numpy() + 0.3
+        by_intervals = intervals_by_hand(layers, x, 0.3, 0.0)
+        for end, by_interval in zip(first, by_intervals[0], strict=True):
+            np.testing.assert_allclose(end[row], by_interval, atol=1e-4)
+        lower, upper = by_intervals[1]
+        slopes = [(by_intervals[0][1] > -by_intervals[0][0]).astype(float)]
+        for unit in np.flatnonzero((lower < 0) & (upper > 0)):
+            # the unit and its negative over a class that is always 0
+            for sign, end in ((1, second[0]), (-1, second[1])):
+                last = nn.Linear(10, 2)
+                with torch.no_grad():
+                    last.weight[0] = sign * layers[1].weight[unit]
+                    last.bias[0] = sign * layers[1].bias[unit]
+                    last.weight[1] = last.bias[1] = 0
+                parts = [layers[0], last.requires_grad_(False)]
+                best = by_hand(parts, x, 0.3, 0, 1, slopes, by_intervals[:1])
+                kept = max(best, sign * (lower if sign > 0 else upper)[unit])
+                assert kept - 1e-4 < sign * end[row, unit] <= kept
+    # and leads are those of these bounds
+    leads = Leads(*args, known=known)
+    for row, found in enumerate(leads.bounds()):
+        ends = [tuple(end[row].numpy() for end in pair) for pair in known]
+        slopes = [slope[row].detach().numpy() for slope in leads.slopes]
+        x = args[1][0][row].numpy() + 0.3
+        best = by_hand(layers, x, 0.3, args[2][row], args[3][row], slopes, ends)
+        assert best - 1e-3 < found <= best
+
+
+def test_a_linear_net_has_no_gap():
+    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).requires_grad_(False)
+    x = seeded_rows(5, 4)
+    args = asked(net, x, 0.3)
+    weight = (net[1].weight @ net[0].weight).double()
+    slope = weight[args[2]] - weight[args[3]]
+    scores = net.double()(x.double())
+    rows = torch.arange(5)
+    true = scores[rows, args[2]] - scores[rows, args[3]] - 0.3 * slope.abs().sum(1)
+    leads = Leads(net.float(), *args[1:])
+    assert not leads.slopes
+    torch.testing.assert_close(leads.search(), true, atol=1e-3, rtol=0)
+    assert (leads.bounds() <= true).all()
+
+
+class Odd(nn.Module):
+    """What cuts gradients, is written to, is used twice, or bends otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(72, 9), nn.Linear(9, 9)
+        self.out = nn.Linear(18, 4)
+
+    def forward(self, x):
+        h = F.relu(self.first(x.flatten(1)))
+        with torch.no_grad():
+            kept = self.second(h)
+        with torch.inference_mode():
+            half = torch.full((9,), 0.5, dtype=h.dtype)
+            seen = half * self.second(h)[:, torch.arange(9)]
+        h = h + 0.5 * kept - 0.1 * seen
+        h = h + F.leaky_relu(self.second(h.detach()), 1.5)
+        h += 1
+        h = F.leaky_relu(self.second(h) - h, 0.3, True)
+        h -= torch.relu(self.second(h)).clamp(max=0.2)
+        h = torch.cat([h.abs(), 2 - F.pad(h, (1, -1), value=0.1)], dim=1)
+        return torch.rsub(self.out(F.dropout(h, training=False)), 0.1)
+
+
+class Turned(nn.Module):
+    """Rows that go elsewhere and come back."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(72, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.first(x.flatten(1)).roll(1, 0)
+        return self.out(torch.relu(h) + h).roll(-1, 0)
+
+
+def flat(name):
+    return nn.Sequential(MODULES[name](), nn.Flatten())
+
+
+NETS = {name: lambda name=name: flat(name) for name in MODULES if name != "binary"}
+NETS |= {"odd": Odd, "turned": Turned}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NETS)
+def test_no_lead_inside_is_below_its_bound(name, dtype):
+    torch.manual_seed(1)
+    net, x, eps = NETS[name]().eval(), seeded_rows(4, 2, 6, 6), 0.1
+    net(x.clone())  # which makes lazy layers
+    net, x = net.requires_grad_(False).to(dtype), x.to(dtype)
+    net, ends, own, other, _ = asked(net, x, eps)
+    about = {"dtype": dtype, "unit": torch.finfo(dtype).eps / 2}
+    rows = torch.arange(4)
+
+    def lead(values):
+        scores = net(values.clone())
+        return scores[rows, own] - scores[rows, other]
+
+    # the worst that an attacker finds
+    worst = lead(x).double()
+    generator = torch.Generator().manual_seed(0)
+    for attempt in range(30 if name == "odd" else 6):
+        draw = torch.rand(x.shape, generator=generator).to(dtype) * 2 - 1
+        moved = x + eps * (draw.sign() if attempt % 2 else draw)
+        worst = torch.minimum(worst, lead(moved).double())
+        for _ in range(0 if name == "odd" else 10):  # whose gradients are cut
+            moved.requires_grad_()
+            found = lead(moved)
+            worst = torch.minimum(worst, found.detach().double())
+            (slope,) = torch.autograd.grad(found.sum(), moved)
+            moved = moved.detach() - 0.05 * slope.sign()
+            moved = torch.minimum(torch.maximum(moved, x - eps), x + eps)
+    for refines in (False, True):
+        known = _crown._refined(net, ends, about) if refines else ()
+        leads = Leads(net, ends, own, other, about, known=known)
+        first = leads.bounds()
+        found = leads.search()
+        assert (first <= found).all()
+        if name != "turned":  # together: that is why rows are proved alone
+            assert (found <= worst + 1e-9).all()
+        alone = [
+            Leads(net, tuple(end[[i]] for end in ends), own[[i]], other[[i]], about)
+            for i in range(4)
+        ]
+        found = torch.cat([one.search() for one in alone])
+        assert (found <= worst + 1e-9).all()
+    codes, dtype = own.numpy(), np.dtype(str(dtype).removeprefix("torch."))
+    margins = [
+        certified_margins(
+            net, *(end.numpy() for end in ends), codes, dtype=dtype, method=method
+        )
+        for method in METHODS
+    ]
+    assert (np.diff(margins, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.1, 0.3])
+def test_each_method_proves_what_the_one_before_does_and_more(eps):
+    net = mlp(2, 16, 16, 3)
+    x = seeded_rows(80, 2)
+    own = net(x).argmax(dim=1).numpy()
+    ends = [x.double().numpy() + s * eps for s in (-1, 1)]
+    sure = [
+        certified_margins(net, *ends, own, dtype=np.float32, method=method) > 0
+        for method in METHODS
+    ]
+    grid = np.array(list(itertools.product(np.linspace(-1, 1, 25), repeat=2)))
+    near = x[:, None] + eps * torch.tensor(grid, dtype=torch.float32)
+    holds = (net(near).argmax(dim=2).numpy() == own[:, None]).all(axis=1)
+    for fewer, more in itertools.pairwise((*sure, holds)):
+        assert not (fewer & ~more).any()
+    shares = [part.mean() for part in (*sure, holds)]
+    assert shares[0] < shares[1] <= shares[2] <= shares[3]
+    if eps == 0.1:  # nearly all that there is to be proved
+        assert shares[2] > shares[3] - 0.05 and shares[2] > shares[0] + 0.1
+
+
+def test_slopes_are_what_makes_bounds_tight():
+    net = mlp(6, 30, 30, 30, 3)
+    for layer in net[::2]:
+        layer.weight *= 3
+    leads = Leads(*asked(net, seeded_rows(8, 6), 0.05))
+    first, found = leads.bounds(), leads.search()
+    assert (found >= first).all() and float((found - first).mean()) > 0.02
+    # and what is left are the best of them
+    again = leads.bounds()
+    torch.testing.assert_close(again, found)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_a_row_is_proved_whatever_is_beside_it(method, monkeypatch):
+    net = mlp(3, 12, 12, 4)
+    x = 0.5 * seeded_rows(16, 3)
+    net[-1].bias -= net(x).mean(dim=0)  # every class is answered
+    own = net(x).argmax(dim=1).numpy()
+    lower, upper = (x.double().numpy() + s * 0.1 for s in (-1, 1))
+
+    def margins(rows):
+        args = lower[rows], upper[rows], own[rows]
+        return certified_margins(net, *args, dtype=np.float32, method=method)
+
+    together = margins(np.arange(16))
+    assert 0.1 < (together > 0).mean() < 0.9
+    turned = margins(np.arange(16)[::-1])[::-1]
+    np.testing.assert_allclose(turned, together, atol=1e-6)
+    alone = [margins(np.array([row]))[0] for row in range(4)]
+    np.testing.assert_allclose(alone, together[:4], atol=1e-6)
+    monkeypatch.setattr(_crown, "MANY_SLOPES", 50)  # two rows at a time
+    monkeypatch.setattr(_lined, "MANY_VALUES", 100)
+    np.testing.assert_allclose(margins(np.arange(16)), together, atol=1e-6)
+
+
+def test_rows_that_come_back_to_their_places_are_proved_alone():
+    torch.manual_seed(0)
+    net = Turned().requires_grad_(False)
+    x = seeded_rows(6, 72)
+    _, ends, own, other, _ = asked(net, x, 0.05)
+    # sent together, what a row owes is charged to the one before it
+    together = Leads(net, ends, own, other, ABOUT).search()
+    found = _crown._found(net, ends, own, other, ABOUT, [])
+    proved = found > 0
+    # so only what a row proves by itself is taken, and nothing is said of the others
+    assert (found != together).any() and (found[~proved] == -np.inf).all()
+    for row in proved.nonzero():
+        alone = Leads(net, _crown._of(row, ends), own[row], other[row], ABOUT)
+        assert float(alone.search()) > 0
+    margins = [
+        certified_margins(
+            *(net, *(end.numpy() for end in ends), own.numpy()),
+            dtype=np.float32,
+            method=method,
+        )
+        for method in METHODS[:2]
+    ]
+    open_rows = margins[1] <= 0
+    np.testing.assert_array_equal(margins[0][open_rows], margins[1][open_rows])
+
+
+class Across(nn.Module):
+    """Computes with rows along some axis, and brings them back to the first."""
+
+    def __init__(self, way, back):
+        super().__init__()
+        self.way, self.back = way, back
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        h = self.first(x)  # of shape (n_samples, 2, 8)
+        h = self.back(torch.relu(2 * self.way(h)))
+        h = self.back(torch.relu(self.way(self.second(h))))
+        return self.out(h.flatten(1))
+
+
+WAYS = {
+    "first": (lambda h: h, lambda h: h),
+    "last": (lambda h: h.permute(1, 2, 0), lambda h: h.permute(2, 0, 1)),
+    "behind an axis of one": (lambda h: h[None], lambda h: h[0]),
+    "with the tokens of a row": (
+        lambda h: h.reshape(-1, 8),
+        lambda h: h.reshape(-1, 2, 8),
+    ),
+    "in other strides": (
+        lambda h: h.transpose(1, 2),
+        lambda h: h.transpose(1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_rows_along_any_axis(n):
+    """What is proved is the same, wherever the rows are on their way."""
+    x = 0.5 * seeded_rows(n, 2, 4)
+    ends = [x.double().numpy() + s * 0.3 for s in (-1, 1)]
+    for method in METHODS[1:]:
+        found = {}
+        for name, ways in WAYS.items():
+            net = Across(*ways).requires_grad_(False)
+            own = net(x).argmax(dim=1).numpy()
+            args = net, *ends, own
+            found[name] = certified_margins(*args, dtype=np.float32, method=method)
+            np.testing.assert_allclose(found[name], found["first"], atol=1e-6)
+        assert n < 8 or 0 < (found["first"] > 0).mean() < 1
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_what_is_no_number_is_not_proved(method):
+    net = mlp(2, 6, 3)
+    net[0].weight[0, 0] = torch.nan
+    rows = np.zeros((3, 2))
+    codes = np.zeros(3, dtype=int)
+    ends = rows - 0.1, rows + 0.1
+    found = certified_margins(net, *ends, codes, dtype=np.float32, method=method)
+    assert (found == -np.inf).all()
+
+
+def test_weights_and_modes_stay_as_they_are():
+    net = mlp(3, 8, 8, 2).requires_grad_(True)
+    x = seeded_rows(10, 3)
+    own = net(x).argmax(dim=1).numpy()
+    ends = [x.double().numpy() + s * 0.3 for s in (-1, 1)]
+    before = torch.random.get_rng_state()
+    with torch.no_grad():
+        certified_margins(net, *ends, own, dtype=np.float32, method="alpha-crown")
+        assert not torch.is_grad_enabled()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
