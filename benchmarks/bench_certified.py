@@ -373,10 +373,10 @@ def _lines(lined: list[Unit], units: list[Unit]) -> str:
 
 def _check_nets(judged: list[Unit], units: list[Unit]) -> None:
     """Refuse what was said of other nets than there are."""
-    weights = {one["name"]: one["figures"]["weights"] for one in units}
+    weights = {one["name"]: one["figures"].get("weights") for one in units}
     for one in judged:
         name, found = one["params"]["net"], one["figures"]["weights"]
-        if weights.get(name, found) != found:
+        if weights.get(name) not in (None, found):
             raise ValueError(f"{one['name']} judged another net than {name} is now.")
 
 

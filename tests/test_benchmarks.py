@@ -281,6 +281,7 @@ def test_squeezers_table_says_what_is_met_and_where_opencv_is_ahead():
         ),
         ("preprocessing", ["Most that anything gained", "Median L2 against bits"]),
         ("distillation", ["The paper's abstract", "Attacks of least change"]),
+        ("proofs", ["| certified | 0.1 |", "holds under PGD"]),
     ],
 )
 def test_what_squeezing_is_worth_runs_quickly(name, titles):
@@ -412,7 +413,7 @@ def test_certified_runs_quickly():
     assert not run.returncode, run.stderr
     assert sorted(_harness.RESULTS.rglob("*")) == before
     assert "one seed" in run.stdout and "4/4/16 with a ramp" in run.stdout
-    assert "The standard suite" in run.stdout
+    assert "The standard suite" in run.stdout and "Linear bounds" in run.stdout
 
 
 def test_certified_holds_the_interval_against_the_target():
@@ -461,18 +462,24 @@ def test_certified_holds_what_the_suite_left_against_its_target():
             params = {"net": f"long-{seed}"}
             suite = {"params": params, "figures": figures, "machine": machine}
             found.append({"name": f"long-{seed}-suite"} | suite)
+            figures = {"by_intervals": 0.92, "certified": share - 0.002}
+            figures |= {"open": 600, "seconds": 88.8, "weights": weights}
+            lines = {"params": params, "figures": figures, "machine": machine}
+            found.append({"name": f"long-{seed}-lines"} | lines)
         return found
 
     table = bench_certified.table(units([0.93, 0.931, 0.932]))
     assert "| long-1 | 98.00% | 93.10% | 92.00% | 600, 90 |" in table
     assert "93.10% under attack, interval 92.85% to 93.35%" in table
     assert "lower end at least 92.8% in 45 minutes: met" in table
+    assert "| long-1 | 92.00% | 92.90% | 600 | 89 |" in table
+    assert table.endswith("lower end at least 92.0% in 60 minutes: met")
     for missed in (
         units([0.929, 0.93, 0.931]),
         units([0.93, 0.931, 0.932], minutes=50.0),
         units([0.93, 0.931, 0.932], threads=1),
     ):
-        assert bench_certified.table(missed).endswith("in 45 minutes: missed")
+        assert "in 45 minutes: missed\n" in bench_certified.table(missed)
     assert "lower end" not in bench_certified.table(units([0.93, 0.931]))
     with pytest.raises(ValueError, match="another net than long-0"):
         bench_certified.table(units([0.93], weights="b"))
