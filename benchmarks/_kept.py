@@ -29,15 +29,22 @@ def keep(benchmark: str, name: str, model: Any, quick: bool) -> None:
     joblib.dump(model, path)
 
 
+def lost(benchmark: str, name: str, quick: bool, unit: str = "") -> str | None:
+    """Say how to get a model that is not there; ``unit``, its ``name``, saves it."""
+    path = _path(benchmark, name, quick)
+    if path.exists():
+        return None
+    return (
+        f"{path.name} is not there any more (remove the unit {unit or name} from "
+        f"results/{benchmark}/ to train it again)"
+    )
+
+
 def kept(benchmark: str, name: str, unit: str, quick: bool) -> Any:
     """Load a model that ``unit`` has saved."""
-    path = _path(benchmark, name, quick)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path.name} is not there any more. Remove the unit {unit} from "
-            f"results/{benchmark}/ to train it again."
-        )
-    return joblib.load(path)
+    if why := lost(benchmark, name, quick, unit):
+        raise FileNotFoundError(why)
+    return joblib.load(_path(benchmark, name, quick))
 
 
 def _path(benchmark: str, name: str, quick: bool) -> Path:

@@ -48,6 +48,7 @@ from torch import nn
 from benchmarks import _others
 from benchmarks._certified_nets import EPS, BoundedNet, steps_down, straightened
 from benchmarks._harness import (
+    RESULTS,
     Unit,
     arguments,
     had_all_cores,
@@ -56,7 +57,7 @@ from benchmarks._harness import (
     unit,
     was_alone,
 )
-from benchmarks._kept import fingerprint, keep, kept
+from benchmarks._kept import fingerprint, keep, kept, lost
 from benchmarks._pictures import pictures
 from benchmarks._training_nets import moving
 from sk_advdef import (
@@ -300,13 +301,27 @@ def tasks(quick: bool, folder: Path | None) -> list[tuple[str, dict[str, Any], A
     return nets + judges
 
 
+def missing(params: dict[str, Any], quick: bool) -> str | None:
+    """Say what a unit needs that is not there."""
+    if "net" in params:
+        return lost("certified", params["net"], quick)
+    if params.get("narrow") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this CPU has no instructions for bfloat16, without which it takes days"
+    return None
+
+
 def main() -> None:
     given = arguments(__doc__)
-    units = [
-        unit("certified", name, params, function, given.quick)
-        for name, params, function in tasks(given.quick, given.data)
-        if name.startswith(given.only)
-    ]
+    units = []
+    for name, params, function in tasks(given.quick, given.data):
+        if not name.startswith(given.only):
+            continue
+        if (RESULTS / "certified" / f"{name}.json").exists() or not (
+            why := missing(params, given.quick)
+        ):
+            units.append(unit("certified", name, params, function, given.quick))
+        else:
+            print(f"{why}, so {name} is left out")
     print(table(units))
 
 

@@ -39,6 +39,7 @@ _LINEAR = {
     *(rules.add, rules.sub, rules.rsub, rules.neg, rules.mul, rules.div),
     *(layers.linear, layers.matmul, layers.conv, layers.average, layers.batch_norm),
 }
+_MAPS = {layers.linear, layers.matmul, layers.conv, layers.average}
 
 #: Rules of what stays linear where two tensors are bounded.
 _OF_TWO = {rules.add, rules.sub, rules.rsub}
@@ -76,7 +77,9 @@ class Ledger:
     refines: bool = False
     #: whether rows left the first axis, so that charges of several are mixed up
     astray: bool = False
+    #: ReLUs and maps of several values that rows went through
     used: int = 0
+    maps: int = 0
 
     def __post_init__(self) -> None:
         self.account = torch.zeros(self.rows, dtype=torch.float64, requires_grad=True)
@@ -92,8 +95,9 @@ class Ledger:
     def tighten(self, x: Interval) -> None:
         """Give what goes into the next ReLU the bounds that are known of it."""
         if self.refines:
-            # before the first one, bounds by intervals are hardly to be bettered
-            self.known.append(_refined(x, self) if self.used else x.ends)
+            # behind one map of a box there is nothing to be bettered
+            chained = self.used or self.maps > 1
+            self.known.append(_refined(x, self) if chained else x.ends)
         if self.used < len(self.known):
             x._ends, x._middle = self.known[self.used], None
 
@@ -125,7 +129,9 @@ def _refined(x: Interval, ledger: Ledger) -> tuple[torch.Tensor, torch.Tensor]:
             found = sign * value + charge[:, 0].to(value)
             before = sign * end.view(-1)[at]
             end.view(-1)[at] = sign * torch.where(found > before, found, before)
-    return lower, upper
+    # what is said of rounding takes the point for one within the bounds
+    point = point.detach()
+    return torch.minimum(lower, point), torch.maximum(upper, point)
 
 
 def _of_rows(values: torch.Tensor, account: torch.Tensor) -> torch.Tensor:
@@ -223,6 +229,7 @@ class Lined(Interval):
                 return _charged(found, before[0], before, ledger)
             if how in _MOVING and func is not F.pad:
                 return _moved(found, before, ledger)
+            ledger.maps += how in _MAPS
             linear = how in _LINEAR or func is F.pad
             if not linear or (len(before) > 1 and how not in _OF_TWO):
                 return _fresh(found, ledger)
@@ -314,17 +321,19 @@ def _charged(
         return _fresh(found, ledger)
     assert found.point is not None
     # products backward are rounded too, of as many terms as the result has values
-    terms = found.held[0].numel() + 64
-    error = _apart(found, exact) * (1 + terms * OWN_UNIT / found.unit)
+    error = _apart(found, exact) * (1 + _terms(found, ledger) * OWN_UNIT / found.unit)
     return _lined(found, ledger, _charge(found, found.point, error, ledger))
+
+
+def _terms(found: Interval, ledger: Ledger) -> int:
+    return found.held.numel() // ledger.rows + 64
 
 
 def _charge(
     found: Interval, value: torch.Tensor, error: torch.Tensor, ledger: Ledger
 ) -> torch.Tensor:
     ledger.astray |= len(value) != ledger.rows
-    terms = found.held[0].numel() + 64
-    error = error + 8 * terms * OWN_UNIT * found.magnitude
+    error = error + 8 * _terms(found, ledger) * OWN_UNIT * found.magnitude
     charged: torch.Tensor = _Charged.apply(value, ledger.account, error)
     return charged
 

@@ -132,8 +132,8 @@ class CertifiedClassifier(TrainingClassifier):
     *Mixed precision.* A module that goes through its layers under
     ``torch.autocast("cpu", torch.bfloat16, enabled=self.training)`` is trained so:
     products are narrowed, and bounds stay in the dtype of the rows. On CPUs with
-    instructions for bfloat16 this saves time. A module that answers under autocast
-    cannot be certified.
+    instructions for bfloat16 this saves time; on others it takes many times as long. A
+    module that answers under autocast cannot be certified.
 
     *Methods.* ``certify`` by ``"ibp"`` takes interval bounds, as in training [1]_. They
     are loose on a net that was not trained for them. ``"crown-ibp"`` then bounds each

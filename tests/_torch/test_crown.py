@@ -135,6 +135,20 @@ def test_what_goes_into_a_relu_is_bounded_as_a_lead_is():
         assert best - 1e-3 < found <= best
 
 
+def test_two_maps_before_the_first_relu_are_bounded_as_one():
+    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    x = seeded_rows(4, 4)
+    args = asked(net.requires_grad_(False), x, 0.5)
+    ((lower, upper),) = _crown._refined(net, args[1], ABOUT)
+    middle = net[:2](x).double()
+    radius = 0.5 * (net[1].weight @ net[0].weight).double().abs().sum(dim=1)
+    unsure = (middle.abs() < 0.9 * radius).numpy()  # others stay as they are
+    assert 4 < unsure.sum() < 20
+    for found, true in ((lower, middle - radius), (upper, middle + radius)):
+        np.testing.assert_allclose(found[unsure], true[unsure], atol=1e-3)
+    assert (lower <= middle).all() and (middle <= upper).all()
+
+
 def test_a_linear_net_has_no_gap():
     net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).requires_grad_(False)
     x = seeded_rows(5, 4)
