@@ -84,6 +84,17 @@ def test_links_within_the_documentation_lead_to_pages():
     assert not broken
 
 
+def test_every_term_of_the_glossary_is_explained():
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    _, _, entries = text.partition(":::{glossary}\n")
+    terms = entries.partition("\n:::")[0].split("\n\n")
+    assert len(terms) > 20
+    for entry in terms:
+        term, *meaning = entry.splitlines()
+        assert not term.startswith(" ") and meaning, term
+        assert all(line.startswith("  ") for line in meaning), term
+
+
 def test_who_finds_a_fault_finds_where_to_report_it():
     security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "How to report" in security and "Supported versions" in security
