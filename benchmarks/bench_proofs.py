@@ -24,8 +24,8 @@ from torch import nn
 from benchmarks._harness import Unit, arguments, markdown, unit
 from benchmarks._pictures import StrideNet, pictures, trained
 from sk_advdef import PGD, AdversariallyAugmentedClassifier, CertifiedClassifier
+from sk_advdef._torch._methods import METHODS
 from sk_advdef.evaluation._certified import certified_rows
-from sk_advdef.training._certified_result import METHODS
 
 SEED = 0
 

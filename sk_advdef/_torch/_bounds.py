@@ -14,22 +14,18 @@ from sklearn.utils import gen_batches
 from torch import nn
 
 from sk_advdef._torch._blocks import decision_of
-from sk_advdef._torch._crown import raised
+from sk_advdef._torch._crown import raise_leads
 from sk_advdef._torch._eot import draws
 from sk_advdef._torch._interval import Interval, Linear, NoBoundsError, gamma, least
 from sk_advdef._torch._interval_rules import kind_of, unit_of
 from sk_advdef._torch._kernel_views import OneVersusOne
+from sk_advdef._torch._methods import REFINING
 from sk_advdef._torch._net_view import NetView, dtype_of, frozen
 from sk_advdef._torch._propagation import KNOWN, propagate, ties
 from sk_advdef._torch._registry import build
 
 #: Rows that are bounded together.
 ROWS_AT_A_TIME = 256
-
-#: How bounds are found -> whether CROWN refines those of ReLUs too, once for each time
-#: that it is tried on rows left open so far.
-REFINING: dict[str, tuple[bool, ...]]
-REFINING = {"ibp": (), "crown-ibp": (False,), "alpha-crown": (False, True)}
 
 #: What a row is taken from for another one.
 OTHER = 0.7390851
@@ -136,8 +132,8 @@ def certified_margins(
     taken in float64, and every step widens them by the largest error that the view's
     own rounding can make. ``lower`` and ``upper`` are float64 arrays of the boxes'
     ends, ``dtype`` is that of the rows; what lies in a box may come as float32 and as
-    float64 all the same. ``method`` is one of ``METHODS``. Returns float64, shape
-    (n_samples,).
+    float64 all the same. ``method`` is one of those of ``_methods``. Returns float64,
+    shape (n_samples,).
     """
     found = np.min(
         [
@@ -176,7 +172,7 @@ def _margins_of(
             for refines in REFINING[method]:
                 about = {"dtype": kind, "unit": unit}
                 given = view, box.ends, own, leads
-                leads = raised(*given, about=about, refines=refines)
+                leads = raise_leads(*given, about=about, refines=refines)
             margins.append(leads.amin(dim=1).numpy())
     return np.concatenate(margins) if margins else np.zeros(0)
 

@@ -12,23 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sklearn.utils import gen_batches
 from torch import nn
 
-from sk_advdef._torch._lined import Ledger, Lined
+from sk_advdef._torch._interval import NoBoundsError
+from sk_advdef._torch._lined import Ends, Ledger, Lined
 from sk_advdef._torch._propagation import propagate, ties
 
 #: Steps of a search, the size of the first, and what each is of the one before.
 STEPS, STEP_SIZE, DECAY = 20, 0.1, 0.98
 
-#: Most leads that are bounded together, and most slopes that are searched together.
-LEADS_AT_A_TIME, MANY_SLOPES = 64, 2_000_000
-
-Ends = tuple[torch.Tensor, torch.Tensor]
+#: Most rows that are bounded together, and most slopes that are searched together.
+ROWS_AT_A_TIME, MANY_SLOPES = 64, 2_000_000
 
 
-class Leads:
-    """The lead of one class over another, a row each, sent through a view.
+class Pass:
+    """Rows that went through a view, to be followed backward from any lead.
 
     Parameters
     ----------
@@ -36,87 +34,103 @@ class Leads:
         From rows to scores.
     ends : tuple of tensors (lower, upper)
         The boxes, a row each.
-    own, other : torch.Tensor
-        Columns of the two classes.
     about : dict
         ``dtype`` and ``unit`` of the rows as the view gets them.
     slopes : sequence of torch.Tensor
         Those to begin with.
-    known : sequence of pairs of tensors
-        Bounds of what goes into each ReLU, where better ones are known.
+    refines : bool, default=False
+        Whether what goes into each ReLU is bounded backward too; for one row.
     """
 
     def __init__(
         self,
         view: nn.Module,
         ends: Ends,
-        own: torch.Tensor,
-        other: torch.Tensor,
         about: dict[str, Any],
+        *,
         slopes: Sequence[torch.Tensor] = (),
-        known: Sequence[Ends] = (),
+        refines: bool = False,
     ) -> None:
-        ledger = Ledger(len(own), list(slopes), list(known))
-        scores = propagate(view, Lined.start(*ends, ledger, raw=True, **about))
+        self.ledger = Ledger(len(ends[0]), list(slopes), refines)
+        # as intervals go through it, for a module may ask whether gradients are on
+        with torch.no_grad():
+            try:
+                box = Lined.start(*ends, self.ledger, raw=True, **about)
+                scores = propagate(view, box)
+            except RuntimeError as error:
+                raise NoBoundsError(
+                    f"{type(view).__name__} cannot be bounded by CROWN: {error}. Take "
+                    'method="ibp".'
+                ) from error
         assert scores.point is not None
-        own, other = (columns.to(scores.point.device) for columns in (own, other))
-        rows = torch.arange(len(own), device=own.device)
-        lead = scores.point[rows, own] - scores.point[rows, other]
-        self.account, self.slopes = ledger.account, ledger.slopes
-        #: whether the bounds of rows are mixed up; not those of one
-        self.astray = ledger.astray
-        self.lead = lead.to(self.account)
-        self.ties = ties(scores).detach().to(self.account)
+        self.scores, self.ties = scores.point, ties(scores).to(self.account)
 
-    def bounds(self, *, learn: bool = False) -> torch.Tensor:
-        """Return lower bounds under the slopes as they are, to ``learn`` them or not.
+    @property
+    def account(self) -> torch.Tensor:
+        """What is charged to each row."""
+        return self.ledger.account
 
-        Raising slopes to be learned needs no other way through the view.
+    def bounds(
+        self, own: torch.Tensor, other: torch.Tensor, *, learn: bool = False
+    ) -> torch.Tensor:
+        """Return lower bounds of the lead of one class of each row over another.
+
+        They are those under the slopes as they are, which may ``learn`` from them.
         """
-        (charge,) = torch.autograd.grad(
-            self.lead.sum(), self.account, create_graph=learn, retain_graph=True
+        rows, own, other = (
+            columns.to(self.scores.device)
+            for columns in (torch.arange(len(own)), own, other)
         )
-        return self.lead.detach() + charge - self.ties
+        lead = (self.scores[rows, own] - self.scores[rows, other]).to(self.account)
+        (charge,) = torch.autograd.grad(
+            lead.sum(), self.account, create_graph=learn, retain_graph=True
+        )
+        return lead.detach() + charge - self.ties
 
-    def search(self) -> torch.Tensor:
+    def search(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Raise each bound by its own slopes until it is above 0; leave the best ones.
 
-        What a row finds does not depend on the others.
+        What a row finds does not depend on the others, where rows stay apart.
         """
-        best = [slope.detach().clone() for slope in self.slopes]
-        found = self.bounds().detach()
+        slopes = self.ledger.slopes
+        best = [slope.detach().clone() for slope in slopes]
+        found = self.bounds(own, other)
         # where a lead owes nothing to any ReLU there is nothing to be learned
-        if not best or not self.bounds(learn=True).requires_grad:
+        if not best or not self.bounds(own, other, learn=True).requires_grad:
             return found
-        step = torch.optim.Adam(self.slopes, lr=STEP_SIZE)
+        step = torch.optim.Adam(slopes, lr=STEP_SIZE)
         falls = torch.optim.lr_scheduler.ExponentialLR(step, DECAY)
         for _ in range(STEPS):
             if bool((found > 0).all()):
                 break
-            total = -self.bounds(learn=True).sum()
+            total = -self.bounds(own, other, learn=True).sum()
             grads = torch.autograd.grad(
-                total, self.slopes, retain_graph=True, allow_unused=True
+                total, slopes, retain_graph=True, allow_unused=True
             )
-            for slope, grad in zip(self.slopes, grads, strict=True):
+            for slope, grad in zip(slopes, grads, strict=True):
                 slope.grad = grad
             step.step()
             falls.step()
             with torch.no_grad():
-                for slope in self.slopes:
+                for slope in slopes:
                     slope.clamp_(0, 1)
-            bounds = self.bounds()
+            bounds = self.bounds(own, other)
             better = (bounds > found) & ~(found > 0)
             found = torch.where(better, bounds, found)
-            for kept, slope in zip(best, self.slopes, strict=True):
-                # of one row, wherever it is, all are its own
-                which = better.expand(len(kept)) if len(better) == 1 else better
-                kept[which.to(kept.device)] = slope.detach()[which.to(kept.device)]
-        self.slopes[:] = best
+            for kept, slope in zip(best, slopes, strict=True):
+                if len(better) == 1:  # wherever it is, all of it is its own
+                    kept.copy_(slope.detach() if bool(better) else kept)
+                else:
+                    at = better.to(kept.device)
+                    kept[at] = slope.detach()[at]
+        with torch.no_grad():
+            for slope, kept in zip(slopes, best, strict=True):
+                slope.copy_(kept)
         return found
 
 
 @torch.enable_grad()
-def raised(
+def raise_leads(
     view: nn.Module,
     ends: Ends,
     own: torch.Tensor,
@@ -149,38 +163,51 @@ def raised(
     left = (~(leads > 0).all(dim=1)).nonzero()[:, 0]
     if not len(left):
         return leads
-    # another axis may be as long as there are rows, but not as long as both numbers
-    tried = [
-        Leads(view, _of(some, ends), own[some], own[some], about)
-        for some in (left[[0, -1]], left[[0, -1, 0]])
-    ]
-    values = sum(slope.numel() for slope in tried[0].slopes) // 2 + 1
-    at_a_time = max(1, min(LEADS_AT_A_TIME, MANY_SLOPES // values))
-    if any(one.astray for one in tried):
-        at_a_time = 1
-    for some in gen_batches(len(left), at_a_time):
-        rows = left[some]
-        given = _of(rows, ends)
-        known = _refined(view, given, about) if refines else []
-        leads[rows] = _raised(view, given, own[rows], leads[rows], about, known)
+    at_a_time = 1 if refines else _at_a_time(view, ends, left[[0, -1, 0]], about)
+    for rows in left.split(at_a_time):
+        given = _of(rows, ends), own[rows], leads[rows]
+        leads[rows] = _raise_some(view, *given, about, refines)
     return leads
 
 
-def _raised(
+def _at_a_time(
+    view: nn.Module, ends: Ends, rows: torch.Tensor, about: dict[str, Any]
+) -> int:
+    """Return how many rows can go through the view together, by trying some."""
+    # another axis may be as long as there are rows, but not for both numbers of them
+    tried = [Pass(view, _of(rows[:n], ends), about).ledger for n in (2, 3)]
+    if any(ledger.astray for ledger in tried):
+        return 1
+    values = sum(slope.numel() for slope in tried[0].slopes) // 2 + 1
+    return max(1, min(ROWS_AT_A_TIME, MANY_SLOPES // values))
+
+
+def _raise_some(
     view: nn.Module,
     ends: Ends,
     own: torch.Tensor,
     leads: torch.Tensor,
     about: dict[str, Any],
-    known: list[Ends],
+    refines: bool,
 ) -> torch.Tensor:
-    going = torch.arange(len(own))
+    """Raise leads of rows that go through the view together."""
+    going, sent = torch.arange(len(own)), None
     while len(going):
         # what is no number counts as the least
         other = leads[going].nan_to_num(-torch.inf, posinf=torch.inf).argmin(dim=1)
-        of_them = known if len(own) == 1 else [_of(going, pair) for pair in known]
-        given = _of(going, ends), own[going], other, about, of_them
-        found, before = _found(view, *given), leads[going, other]
+        given = _of(going, ends)
+        if sent is None or len(own) > 1:
+            sent = Pass(view, given, about, refines=refines)
+        if sent.ledger.astray and len(own) > 1:
+            parts = [
+                _raise_some(view, _of(at, ends), own[at], leads[at], about, refines)
+                for at in torch.arange(len(own)).split(1)
+            ]
+            return torch.cat(parts)
+        found, before = sent.search(own[going], other), leads[going, other]
+        if len(own) > 1:
+            found = _alone(view, given, own[going], other, about, found, sent)
+        found = found.masked_fill(~(found > 0), -torch.inf)  # alone as together
         leads[going, other] = torch.where(found > before, found, before)
         proved = leads[going, other] > 0
         going = going[proved & ~(leads[going] > 0).all(dim=1)]
@@ -191,41 +218,22 @@ def _of(rows: torch.Tensor, ends: Ends) -> Ends:
     return ends[0][rows], ends[1][rows]
 
 
-def _refined(view: nn.Module, ends: Ends, about: dict[str, Any]) -> list[Ends]:
-    """Bound what goes into each ReLU, each row alone."""
-    rows = []
-    for row in torch.arange(len(ends[0])):
-        ledger = Ledger(1, refines=True)
-        propagate(view, Lined.start(*_of(row[None], ends), ledger, raw=True, **about))
-        rows.append(ledger.known)
-    return [
-        (torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]))
-        for pairs in zip(*rows, strict=True)
-    ]
-
-
-def _found(
+def _alone(
     view: nn.Module,
     ends: Ends,
     own: torch.Tensor,
     other: torch.Tensor,
     about: dict[str, Any],
-    known: list[Ends],
+    found: torch.Tensor,
+    sent: Pass,
 ) -> torch.Tensor:
-    """Search for bounds of rows together, and prove what is above 0 by itself.
+    """Prove what rows found together for each by itself, and leave the rest unsaid.
 
-    Whatever a module does to the order of rows, one row alone owes all that is owed; so
-    nothing else is taken for a bound.
+    Whatever a module does to the order of rows, one row alone owes all that is owed.
     """
-    leads = Leads(view, ends, own, other, about, known=known)
-    together = leads.search()
-    found = torch.full_like(together, -torch.inf)
-    if len(own) == 1:
-        return torch.where(together > 0, together, found)
-    for row in (together > 0).nonzero()[:, 0]:
-        at = row[None]
-        slopes = [slope[at] for slope in leads.slopes]
-        of_it = [_of(at, pair) for pair in known]
-        alone = Leads(view, _of(at, ends), own[at], other[at], about, slopes, of_it)
-        found[at] = alone.bounds()
-    return found
+    proved = torch.full_like(found, -torch.inf)
+    for at in (found > 0).nonzero():
+        slopes = [slope[at].detach() for slope in sent.ledger.slopes]
+        alone = Pass(view, _of(at, ends), about, slopes=slopes)
+        proved[at] = alone.bounds(own[at], other[at])
+    return proved

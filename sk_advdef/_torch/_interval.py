@@ -231,6 +231,8 @@ class Interval(torch.Tensor):
                 return func(*args, **kwargs)
         rule = RULES.get(func)
         given = intervals([*args, *kwargs.values()])
+        if kwargs.get("out") is not None:
+            raise Unbounded("no bounds are known for a result that is written to out=")
         reason = next((x.closed for x in given if x.closed), "")
         if rule is None or reason:
             name = getattr(func, "__name__", str(func))

@@ -93,6 +93,8 @@ _LAYOUT = (
     *(torch.ravel, _T.ravel, _T.expand_as),
 )
 
+_COPYING = {torch.clone, _T.clone}
+
 
 def each(func: Any, x: Interval, args: Any, kwargs: Any, **more: Any) -> Interval:
     lower, upper = (func(*part_of(args, n), **kwargs) for n in ("lower", "upper"))
@@ -114,9 +116,10 @@ def layout(func: Any, *args: Any, **kwargs: Any) -> Interval:
         raise Unbounded("no bounds are known for bits that are read as another dtype")
     dtype = torch.promote_types(found[0].dtype, found[-1].dtype)
     unit = max(x.unit for x in found)
+    shared = func not in _COPYING
     for x in found:
-        x.shared = True
-    more: dict[str, Any] = {"dtype": dtype, "unit": unit, "shared": True}
+        x.shared |= shared
+    more: dict[str, Any] = {"dtype": dtype, "unit": unit, "shared": shared}
     moved = each(func, found[0], args, kwargs, **more)
     if func is not F.pad or not unit:
         return moved
@@ -208,7 +211,7 @@ _ROUNDED = (
     *(_T.log1p, torch.log1p, _T.expm1, torch.expm1, _T.atan, torch.atan),
     *(torch.sigmoid_, _T.sigmoid_, torch.tanh_, _T.tanh_),
 )
-_TRACED = {torch.relu, _T.relu, F.relu, F.leaky_relu, torch.relu_, _T.relu_}
+RELUS = {torch.relu, _T.relu, F.relu, F.leaky_relu, torch.relu_, _T.relu_}
 
 
 @rule(*_EXACT, *_CLAMPED, *_ROUNDED)
@@ -220,7 +223,7 @@ def monotone(func: Any, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     below = _slopes(settings) if func in (F.elu, F.celu, F.leaky_relu) else []
     if rounds or intervals(settings) or not all(slope >= 0 for slope in below):
         raise Unbounded(f"no bounds are known for this {func.__name__}()")
-    if x.seen is not None and func in _TRACED:
+    if x.seen is not None and func in RELUS:
         x.seen.append((*x.ends, *x.middle))
     func = _WRITING.get(func, func)
     fall = _softplus_fall(*args, **kwargs) if func is F.softplus else 0.0
@@ -301,7 +304,8 @@ def add(func: Any, x: Any, y: Any, *, alpha: float = 1) -> Interval:
         lower, upper = x.lower + other, x.upper + other
         linear, other = x.linear, abs(other)
     error = 4 * unit * (x.magnitude + other) if unit else None
-    if linear is not None and (not torch.is_tensor(y) or y.ndim <= 1):
+    widened = lower.shape != x.held.shape  # to more columns than the layer has
+    if linear is not None and not (widened or (torch.is_tensor(y) and y.ndim > 1)):
         bias, after = linear.bias + wide(x, y), linear.error
         after = after if error is None else after + error
         linear = Linear(linear.source, linear.weight, bias, after)
@@ -382,7 +386,7 @@ def div(func: Any, x: Any, y: Any) -> Interval:
 
 
 #: What writes a result into its first argument -> the rule of the result.
-_ASSIGNING = {
+ASSIGNING = {
     add: (_T.add_, _T.__iadd__),
     sub: (_T.sub_, _T.__isub__),
     mul: (_T.mul_, _T.__imul__),
@@ -400,5 +404,5 @@ def _assigning(how: Callable[..., Interval]) -> Callable[..., Interval]:
     return assign
 
 
-for _how, _functions in _ASSIGNING.items():
+for _how, _functions in ASSIGNING.items():
     rule(*_functions)(_assigning(_how))

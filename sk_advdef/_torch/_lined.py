@@ -45,12 +45,13 @@ _MAPS = {layers.linear, layers.matmul, layers.conv, layers.average}
 _OF_TWO = {rules.add, rules.sub, rules.rsub}
 
 #: What writes a result into its first argument -> the rule of the result.
-_WRITTEN = {f: how for how, some in rules._ASSIGNING.items() for f in some}
-
-_HINGES = {torch.relu, _T.relu, F.relu, torch.relu_, _T.relu_, F.leaky_relu}
+_WRITTEN = {f: how for how, some in rules.ASSIGNING.items() for f in some}
 
 #: What cuts a gradient and leaves the values.
 _CUTTING = {_T.detach, _T.requires_grad_}
+
+
+Ends = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass
@@ -64,20 +65,16 @@ class Ledger:
     slopes : list of torch.Tensor
         Slope of the line below each ReLU, in [0, 1], a tensor for each call of one; is
         filled with a first choice where it is empty.
-    known : list of pairs of tensors
-        Bounds of what goes into each ReLU, where better ones are known.
     refines : bool, default=False
-        Whether better ones are to be found and collected in ``known``. This is for one
-        row.
+        Whether what goes into each ReLU is bounded backward too. This is for one row.
     """
 
     rows: int
     slopes: list[torch.Tensor] = field(default_factory=list)
-    known: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     refines: bool = False
     #: whether rows left the first axis, so that charges of several are mixed up
     astray: bool = False
-    #: ReLUs and maps of several values that rows went through
+    #: ReLUs, and what made values of several, that rows went through
     used: int = 0
     maps: int = 0
 
@@ -87,22 +84,19 @@ class Ledger:
     def slope(self, lower: torch.Tensor, upper: torch.Tensor) -> Any:
         """Return a function that gives the slopes of the next ReLU, as they are."""
         at, self.used = self.used, self.used + 1
-        if at == len(self.slopes):
-            first = (upper > -lower).to(lower.dtype)
-            self.slopes.append(first.requires_grad_())
+        if at == len(self.slopes) or self.slopes[at].shape != lower.shape:
+            self.slopes[at:] = [(upper > -lower).to(lower.dtype)]
+        self.slopes[at].requires_grad_()
         return lambda: self.slopes[at].to(lower)
 
     def tighten(self, x: Interval) -> None:
-        """Give what goes into the next ReLU the bounds that are known of it."""
-        if self.refines:
-            # behind one map of a box there is nothing to be bettered
-            chained = self.used or self.maps > 1
-            self.known.append(_refined(x, self) if chained else x.ends)
-        if self.used < len(self.known):
-            x._ends, x._middle = self.known[self.used], None
+        """Bound what goes into the next ReLU backward, where that may be better."""
+        # behind one map of a box there is nothing to be bettered
+        if self.refines and (self.used or self.maps > 1):
+            x._ends, x._middle = _bounded_backward(x, self), None
 
 
-def _refined(x: Interval, ledger: Ledger) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounded_backward(x: Interval, ledger: Ledger) -> Ends:
     """Bound one row's values, each by itself, of which it is unsure where they lie."""
     point = x.point
     assert point is not None
@@ -187,7 +181,8 @@ class Lined(Interval):
         cls, lower: torch.Tensor, upper: torch.Tensor, ledger: Ledger, **about: Any
     ) -> Lined:
         """Make the box that goes into a module."""
-        return _fresh(Interval(lower, upper, **about), ledger)
+        with torch.enable_grad():
+            return _fresh(Interval(lower, upper, **about), ledger)
 
     @classmethod
     def __torch_function__(
@@ -205,7 +200,8 @@ class Lined(Interval):
         before = [_copy(x) for x in given]
         exact = _exact(args), {name: _exact(value) for name, value in kwargs.items()}
         bends = (
-            func in _HINGES
+            func in rules.RELUS
+            and args
             and isinstance(args[0], Lined)
             and 0 <= _fall(args, kwargs) <= 1
             and _goes_on(args[0], [])
@@ -215,21 +211,25 @@ class Lined(Interval):
             if bends:
                 args[0].ledger.tighten(args[0])
                 before = [_copy(args[0])]
+            if func in _CUTTING:
+                # the values are the same, and so is what they owe
+                args[0].shared = True
+                made = _lined(_copy(args[0]), args[0].ledger)
+                made.shared, made.raw, made.closed = True, args[0].raw, args[0].closed
+                return made
             found = super().__torch_function__(func, types, args, kwargs)
             if not intervals([found]):
                 return found
             ledger = next(x.ledger for x in given if isinstance(x, Lined))
+            ledger.maps += how in _MAPS or len(before) > 1
             if not isinstance(found, Interval):
                 return tuple(_moved(x, before, ledger) for x in found)
-            if func in _CUTTING:
-                found.point = before[0].point
             if bends:
                 return _hinged(found, before[0], ledger, _fall(args, kwargs))
             if how is rules.to:
                 return _charged(found, before[0], before, ledger)
             if how in _MOVING and func is not F.pad:
                 return _moved(found, before, ledger)
-            ledger.maps += how in _MAPS
             linear = how in _LINEAR or func is F.pad
             if not linear or (len(before) > 1 and how not in _OF_TWO):
                 return _fresh(found, ledger)
@@ -332,7 +332,7 @@ def _terms(found: Interval, ledger: Ledger) -> int:
 def _charge(
     found: Interval, value: torch.Tensor, error: torch.Tensor, ledger: Ledger
 ) -> torch.Tensor:
-    ledger.astray |= len(value) != ledger.rows
+    ledger.astray |= value.shape[:1] != (ledger.rows,)
     error = error + 8 * _terms(found, ledger) * OWN_UNIT * found.magnitude
     charged: torch.Tensor = _Charged.apply(value, ledger.account, error)
     return charged

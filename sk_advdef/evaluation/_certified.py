@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 
+from sk_advdef._torch._methods import METHODS
 from sk_advdef._torch._models import (
     classes_of,
     predict,
@@ -21,7 +22,7 @@ from sk_advdef.attacks._tree_exact import TreeExact
 from sk_advdef.attacks._trees import is_trees
 from sk_advdef.evaluation._closed_form import linear_margins
 from sk_advdef.evaluation._scores import check_kind, chosen
-from sk_advdef.training._certified_result import METHODS, box_of, certificate
+from sk_advdef.training._certified_result import box_of, certificate
 
 NAME = "certified_accuracy_score"
 

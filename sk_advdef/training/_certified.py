@@ -143,8 +143,9 @@ class CertifiedClassifier(TrainingClassifier):
     Intervals still bound what goes into each ReLU: ``"alpha-crown"`` bounds that by
     linear functions too, by two backward passes a unit that may be on or off, where
     [4]_ searches those slopes as well. Behind any other function that is no line
-    (sigmoid, max pooling, clipping, a product) linear bounds start anew from intervals.
-    Where modules move rows off the first axis they are bounded one by one.
+    (sigmoid, max pooling, clipping, a product, log-softmax) linear bounds start anew
+    from intervals: end a module in logits. Where modules move rows off the first axis,
+    these are bounded one by one.
 
     *What it costs.* Training for bounds costs clean accuracy.
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sk_advdef._torch._methods import METHODS
 from sk_advdef._torch._models import classes_of, predict, torch_generators_kept
 from sk_advdef._validation import check_option
 from sk_advdef.attacks._geometry import check_bounds, check_eps
 from sk_advdef.attacks._table import Table, check_columns
-
-#: How answers of nets are proved to stay.
-METHODS = ("ibp", "crown-ibp", "alpha-crown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +25,9 @@ class CertifiedResult:
         otherwise. True is proved; False is "not proved", which is less than "broken".
     margin : ndarray of float64 of shape (n_samples,)
         Lower bound of the score of the class answered minus the best other one,
-        anywhere within ``eps`` and the box; above 0 where the row is certified. How
-        close a bound it is of other rows was not asked.
+        anywhere within ``eps`` and the box; above 0 where the row is certified. How low
+        it is where it is not says little: a row is done with at the first class over
+        which no lead could be proved.
 
     See Also
     --------

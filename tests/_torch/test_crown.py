@@ -7,14 +7,46 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sk_advdef._torch import _crown, _lined
 from sk_advdef._torch._bounds import certified_margins
-from sk_advdef._torch._crown import Leads
-from sk_advdef.training._certified_result import METHODS
+from sk_advdef._torch._crown import Pass
+from sk_advdef._torch._interval import NoBoundsError
+from sk_advdef._torch._methods import METHODS
 from tests._torch.test_bounds import MODULES, seeded_rows
 
 ABOUT = {"dtype": torch.float32, "unit": 2.0**-24}
+
+
+class Leads:
+    """Leads of one class of each row over another, sent through a net together."""
+
+    def __init__(self, net, ends, own, other, about=ABOUT, **params):
+        self.sent, self.pair = Pass(net, ends, about, **params), (own, other)
+        self.slopes = self.sent.ledger.slopes
+
+    def bounds(self):
+        return self.sent.bounds(*self.pair)
+
+    def search(self):
+        return self.sent.search(*self.pair)
+
+
+def refined(net, ends, monkeypatch):
+    """Return the bounds of what goes into each ReLU but the first, row by row."""
+    found, own = [], _lined._bounded_backward
+
+    def watched(x, ledger):
+        found[-1].append(tuple(end[0].numpy() for end in own(x, ledger)))
+        return own(x, ledger)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lined, "_bounded_backward", watched)
+        for row in torch.arange(len(ends[0])).split(1):
+            found.append([])
+            Pass(net, _crown._of(row, ends), ABOUT, refines=True)
+    return found
 
 
 def mlp(*widths, act=nn.ReLU, seed=0):
@@ -99,18 +131,14 @@ def test_bounds_are_those_of_crown_by_hand(k):
         assert (gap >= 0).all() and (gap < 1e-3).all()
 
 
-def test_what_goes_into_a_relu_is_bounded_as_a_lead_is():
+def test_what_goes_into_a_relu_is_bounded_as_a_lead_is(monkeypatch):
     """A unit of the second layer is the lead of a net that ends there."""
     net = mlp(4, 10, 7, 3)
     args = asked(net, seeded_rows(3, 4), 0.3)
-    known = _crown._refined(net, args[1], ABOUT)
-    first, second = known
     layers = net[::2]
-    for row in range(3):
+    for row, (second,) in enumerate(refined(net, args[1], monkeypatch)):
         x = args[1][0][row].numpy() + 0.3
         by_intervals = intervals_by_hand(layers, x, 0.3, 0.0)
-        for end, by_interval in zip(first, by_intervals[0], strict=True):
-            np.testing.assert_allclose(end[row], by_interval, atol=1e-4)
         lower, upper = by_intervals[1]
         slopes = [(by_intervals[0][1] > -by_intervals[0][0]).astype(float)]
         for unit in np.flatnonzero((lower < 0) & (upper > 0)):
@@ -124,29 +152,43 @@ def test_what_goes_into_a_relu_is_bounded_as_a_lead_is():
                 parts = [layers[0], last.requires_grad_(False)]
                 best = by_hand(parts, x, 0.3, 0, 1, slopes, by_intervals[:1])
                 kept = max(best, sign * (lower if sign > 0 else upper)[unit])
-                assert kept - 1e-4 < sign * end[row, unit] <= kept
-    # and leads are those of these bounds
-    leads = Leads(*args, known=known)
-    for row, found in enumerate(leads.bounds()):
-        ends = [tuple(end[row].numpy() for end in pair) for pair in known]
-        slopes = [slope[row].detach().numpy() for slope in leads.slopes]
-        x = args[1][0][row].numpy() + 0.3
+                assert kept - 1e-4 < sign * end[unit] <= kept
+        # and leads are those of these bounds
+        at = torch.tensor([row])
+        given = net, _crown._of(at, args[1]), args[2][at], args[3][at]
+        leads = Leads(*given, refines=True)
+        slopes = [slope[0].detach().numpy() for slope in leads.slopes]
+        ends = [by_intervals[0], second]
         best = by_hand(layers, x, 0.3, args[2][row], args[3][row], slopes, ends)
-        assert best - 1e-3 < found <= best
+        assert best - 1e-3 < leads.bounds() <= best
 
 
-def test_two_maps_before_the_first_relu_are_bounded_as_one():
-    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+@pytest.mark.parametrize("join", [False, True])
+def test_what_two_maps_make_before_the_first_relu_is_bounded_as_one(join, monkeypatch):
+    torch.manual_seed(0)
+    first = nn.Linear(4, 6)
+    net = nn.Sequential(first, nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    if join:  # of what comes from the same rows
+        net[0] = Joined()
+        net[1] = nn.Linear(8, 5)
+        net[1].weight.data[:, 4:] *= -1
+    net.requires_grad_(False)
     x = seeded_rows(4, 4)
-    args = asked(net.requires_grad_(False), x, 0.5)
-    ((lower, upper),) = _crown._refined(net, args[1], ABOUT)
+    args = asked(net, x, 0.5)
+    found = refined(net, args[1], monkeypatch)
+    lower, upper = (np.stack([row[0][i] for row in found]) for i in range(2))
+    weight = net[1].weight @ (torch.eye(4).repeat(2, 1) if join else first.weight)
     middle = net[:2](x).double()
-    radius = 0.5 * (net[1].weight @ net[0].weight).double().abs().sum(dim=1)
+    radius = 0.5 * weight.double().abs().sum(dim=1)
     unsure = (middle.abs() < 0.9 * radius).numpy()  # others stay as they are
-    assert 4 < unsure.sum() < 20
-    for found, true in ((lower, middle - radius), (upper, middle + radius)):
-        np.testing.assert_allclose(found[unsure], true[unsure], atol=1e-3)
-    assert (lower <= middle).all() and (middle <= upper).all()
+    assert 4 < unsure.sum() <= 20
+    for end, true in ((lower, middle - radius), (upper, middle + radius)):
+        np.testing.assert_allclose(end[unsure], true[unsure], atol=1e-3)
+
+
+class Joined(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x], dim=1)
 
 
 def test_a_linear_net_has_no_gap():
@@ -237,20 +279,17 @@ def test_no_lead_inside_is_below_its_bound(name, dtype):
             (slope,) = torch.autograd.grad(found.sum(), moved)
             moved = moved.detach() - 0.05 * slope.sign()
             moved = torch.minimum(torch.maximum(moved, x - eps), x + eps)
-    for refines in (False, True):
-        known = _crown._refined(net, ends, about) if refines else ()
-        leads = Leads(net, ends, own, other, about, known=known)
-        first = leads.bounds()
-        found = leads.search()
-        assert (first <= found).all()
-        if name != "turned":  # together: that is why rows are proved alone
-            assert (found <= worst + 1e-9).all()
-        alone = [
-            Leads(net, tuple(end[[i]] for end in ends), own[[i]], other[[i]], about)
-            for i in range(4)
-        ]
-        found = torch.cat([one.search() for one in alone])
+    leads = Leads(net, ends, own, other, about)
+    first = leads.bounds()
+    found = leads.search()
+    assert (first <= found).all()
+    if name != "turned":  # together: that is why rows are proved alone
         assert (found <= worst + 1e-9).all()
+    for row in rows.split(1):
+        of_it = net, _crown._of(row, ends), own[row], other[row], about
+        for refines in (False, True):
+            found = Leads(*of_it, refines=refines).search()
+            assert (found <= worst[row] + 1e-9).all()
     codes, dtype = own.numpy(), np.dtype(str(dtype).removeprefix("torch."))
     margins = [
         certified_margins(
@@ -323,8 +362,9 @@ def test_rows_that_come_back_to_their_places_are_proved_alone():
     x = seeded_rows(6, 72)
     _, ends, own, other, _ = asked(net, x, 0.05)
     # sent together, what a row owes is charged to the one before it
-    together = Leads(net, ends, own, other, ABOUT).search()
-    found = _crown._found(net, ends, own, other, ABOUT, [])
+    sent = Pass(net, ends, ABOUT)
+    together = sent.search(own, other)
+    found = _crown._alone(net, ends, own, other, ABOUT, together, sent)
     proved = found > 0
     # so only what a row proves by itself is taken, and nothing is said of the others
     assert (found != together).any() and (found[~proved] == -np.inf).all()
@@ -389,6 +429,113 @@ def test_rows_along_any_axis(n):
             found[name] = certified_margins(*args, dtype=np.float32, method=method)
             np.testing.assert_allclose(found[name], found["first"], atol=1e-6)
         assert n < 8 or 0 < (found["first"] > 0).mean() < 1
+
+
+def squeezed(net, x):
+    h = net.first(x)
+    h = torch.relu(net.second(torch.relu(h.squeeze())))
+    return net.out(h.reshape(len(x), -1))
+
+
+def alone_and_together(net, x):
+    h = net.second(torch.relu(net.first(x)))
+    return net.out(torch.relu(h.squeeze(0) * 1) + torch.zeros(len(x), 1) - 0.3 * h)
+
+
+def one_by_one(net, x):
+    rows = [torch.stack([r[0] * 2 + r[1], r[2] - r[0], r[1]]) for r in x.unbind(0)]
+    return net.out(torch.relu(net.second(net.first(torch.stack(rows)))))
+
+
+def other_ways_for_many(net, x):
+    h = net.first(x)
+    h = torch.relu(h.t() * 1).t() if len(x) > 3 else torch.relu(h)
+    return net.out(torch.relu(net.second(h)))
+
+
+def asks(net, x):
+    h = net.out(torch.relu(net.second(torch.relu(net.first(x)))))
+    if torch.is_grad_enabled():  # as they are not in predict
+        return 0 * h + torch.tensor([9.0, 0.0, -9.0])
+    return h
+
+
+def not_to_learn(net, x):
+    x.requires_grad_(False)
+    return net.out(torch.relu(net.second(torch.relu(net.first(x)).detach())))
+
+
+def checkpointed(net, x):
+    def inner(h):
+        return torch.relu(net.second(torch.relu(net.first(h))))
+
+    return net.out(checkpoint(inner, x, use_reentrant=False))
+
+
+def written_copies(net, x):
+    h = net.first(x).clone()
+    h += 0.5
+    return net.out(torch.relu(net.second(h.relu_())))
+
+
+def more_columns(net, x):  # from one score of a layer, as for ordered classes
+    h = torch.relu(net.second(torch.relu(net.first(x))))
+    return net.out(h)[:, :1] + torch.tensor([0.1, -0.1, 0.0])
+
+
+class By(nn.Module):
+    """Layers, and a function that goes through them."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.way(self, x)
+
+
+HANDS = [squeezed, alone_and_together, one_by_one, other_ways_for_many, asks]
+HANDS += [not_to_learn, checkpointed, written_copies, more_columns]
+
+
+@pytest.mark.parametrize("way", HANDS)
+def test_modules_that_go_ways_of_their_own(way):
+    net = By(way).requires_grad_(False)
+    x = seeded_rows(8, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        if way is not more_columns:
+            net.out.bias -= net(x).mean(dim=0)
+        own = net(x).argmax(dim=1).numpy()
+        near = 2 * torch.rand(300, 8, 3, generator=generator) - 1
+        near[::2] = near[::2].sign()
+        answers = np.array([net(x + 0.25 * step).argmax(dim=1) for step in near])
+    holds = (answers == own).all(axis=0)
+    ends = [x.double().numpy() + s * 0.25 for s in (-1, 1)]
+    proved = []
+    for method in METHODS:
+        margin = certified_margins(net, *ends, own, dtype=np.float32, method=method)
+        proved.append(margin > 0)
+    for fewer, more in itertools.pairwise((*proved, holds)):
+        assert not (fewer & ~more).any()
+    if way is not more_columns:  # whose scores differ by the same at every row
+        assert proved[2].sum() > proved[0].sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_result_that_is_written_elsewhere_is_refused(method):
+    net = By(lambda net, x: net.out(torch.sigmoid(net.first(x), out=torch.empty(0))))
+    x = np.zeros((2, 3))
+    with pytest.raises(NoBoundsError, match="written to out="):
+        certified_margins(
+            net.requires_grad_(False),
+            *(x - 1, x + 1, np.zeros(2, dtype=int)),
+            dtype=np.float32,
+            method=method,
+        )
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

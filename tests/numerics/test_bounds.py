@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from sk_advdef._torch._bounds import certified_margins, propagate
 from sk_advdef._torch._interval import Interval, NoBoundsError
 from sk_advdef._torch._interval_rules import _CLAMPED, _EXACT, _ROUNDED, unit_of
+from sk_advdef._torch._methods import METHODS
 from sk_advdef.evaluation._certified import certified_rows
-from sk_advdef.training._certified_result import METHODS
 
 CPU = torch.device("cpu")
 
