@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -79,8 +80,23 @@ MOST_BETWEEN = 4
 LARGEST_SPREAD = 1 << 20
 
 #: Signals go through a product so many at a time, never more or less: the order of its
-#: sums may hang on the number of rows.
-SIGNALS = 16
+#: sums may hang on the number of rows. It is the first of these for which it does not
+#: hang on the place among them, which another BLAS and another CPU have otherwise.
+SIGNALS = (16, 8, 4, 2, 1)
+
+
+@functools.cache
+def _same_anywhere(n: int, length: int, new: int, dtype: str) -> bool:
+    """Whether one of ``n`` signals comes out alike at each place among them."""
+    rng = np.random.default_rng(0)
+    matrix = rng.random((length, new)).astype(dtype)
+    signal = rng.random(length).astype(dtype)
+    products = []
+    for place in range(n):
+        rows = rng.random((n, length)).astype(dtype)
+        rows[place] = signal
+        products.append(np.matmul(rows, matrix)[place])
+    return bool((np.array(products) == products[0]).all())
 
 
 class AxisBands:
@@ -142,14 +158,21 @@ class AxisBands:
             np.matmul(X[..., read], matrix, out=out[..., rows])
 
     def _signals(self, X: Any, out: Any) -> None:
-        whole = len(X) - len(X) % SIGNALS
-        groups = (whole // SIGNALS, SIGNALS, -1)
+        name = X.dtype.name
+        shapes = {matrix.shape for _, _, matrix in self.bands[name]}
+        signals = next(
+            n
+            for n in SIGNALS
+            if all(_same_anywhere(n, *shape, name) for shape in shapes)
+        )
+        whole = len(X) - len(X) % signals
+        groups = (whole // signals, signals, -1)
         if whole:
             self._right(X[:whole].reshape(groups), out[:whole].reshape(groups))
         if whole < len(X):
-            few = np.zeros((SIGNALS, X.shape[1]), X.dtype)
+            few = np.zeros((signals, X.shape[1]), X.dtype)
             few[: len(X) - whole] = X[whole:]
-            squeezed = np.empty((SIGNALS, out.shape[1]), X.dtype)
+            squeezed = np.empty((signals, out.shape[1]), X.dtype)
             self._right(few, squeezed)
             out[whole:] = squeezed[: len(X) - whole]
 
