@@ -110,7 +110,7 @@ def _bounded_backward(x: Interval, ledger: Ledger) -> Ends:
         each = torch.zeros(len(at), point.numel(), dtype=point.dtype)
         each = each.to(point.device)
         each[torch.arange(len(at)), at] = 1
-        each = each.unflatten(1, point.shape)
+        each = each.reshape(len(at), *point.shape)
         value = point.detach().flatten()[at]
         for end, sign in ((lower, 1), (upper, -1)):
             (charge,) = torch.autograd.grad(
