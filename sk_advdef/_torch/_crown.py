@@ -94,35 +94,31 @@ class Pass:
         """
         slopes = self.ledger.slopes
         best = [slope.detach().clone() for slope in slopes]
-        found = self.bounds(own, other)
-        # where a lead owes nothing to any ReLU there is nothing to be learned
-        if not best or not self.bounds(own, other, learn=True).requires_grad:
-            return found
-        step = torch.optim.Adam(slopes, lr=STEP_SIZE)
-        falls = torch.optim.lr_scheduler.ExponentialLR(step, DECAY)
-        for _ in range(STEPS):
-            if bool((found > 0).all()):
-                break
-            total = -self.bounds(own, other, learn=True).sum()
-            grads = torch.autograd.grad(
-                total, slopes, retain_graph=True, allow_unused=True
-            )
-            for slope, grad in zip(slopes, grads, strict=True):
-                slope.grad = grad
-            step.step()
-            falls.step()
-            with torch.no_grad():
-                for slope in slopes:
-                    slope.clamp_(0, 1)
-            bounds = self.bounds(own, other)
-            better = (bounds > found) & ~(found > 0)
-            found = torch.where(better, bounds, found)
+        found = torch.full_like(self.account, -torch.inf).detach()
+        step = torch.optim.Adam(slopes, lr=STEP_SIZE) if slopes else None
+        for left in reversed(range(STEPS + 1)):
+            bounds = self.bounds(own, other, learn=left > 0)
+            better = (bounds.detach() > found) & ~(found > 0)
+            found = torch.where(better, bounds.detach(), found)
             for kept, slope in zip(best, slopes, strict=True):
                 if len(better) == 1:  # wherever it is, all of it is its own
                     kept.copy_(slope.detach() if bool(better) else kept)
                 else:
                     at = better.to(kept.device)
                     kept[at] = slope.detach()[at]
+            # a lead that owes nothing to any ReLU has nothing to learn
+            if step is None or not bounds.requires_grad or bool((found > 0).all()):
+                break
+            grads = torch.autograd.grad(
+                -bounds.sum(), slopes, retain_graph=True, allow_unused=True
+            )
+            for slope, grad in zip(slopes, grads, strict=True):
+                slope.grad = grad
+            step.step()
+            step.param_groups[0]["lr"] *= DECAY
+            with torch.no_grad():
+                for slope in slopes:
+                    slope.clamp_(0, 1)
         with torch.no_grad():
             for slope, kept in zip(slopes, best, strict=True):
                 slope.copy_(kept)
